@@ -1,0 +1,1 @@
+"""Pure encoders: tensors or bytes in, arrays out."""

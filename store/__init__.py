@@ -1,0 +1,1 @@
+"""What is kept: products, users, vectors, checkpoints."""

@@ -1,0 +1,1 @@
+"""The stream processors: from two topics to fresh lists."""

@@ -1,0 +1,193 @@
+"""Clients of the broker: one place where TLS, SASL and the broker's kind reach every one of them alike."""
+
+import asyncio
+import ssl
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import aiokafka
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+
+from streams.settings import Settings
+
+MAX_MESSAGE_BYTES = 4_194_304
+Headers = Sequence[tuple[str, bytes]]
+
+
+class BrokerUnavailable(Exception):
+    """The broker does not answer or refuses for now: try again."""
+
+
+class Outgoing(NamedTuple):
+    """A message to publish; without a partition, the key's murmur2 hash decides."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    partition: int | None = None
+
+
+class Broker:
+    """Makes the clients of one cluster, all with the same address, TLS and SASL settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.embedded = settings.broker_is_embedded
+        # tansu does not wake a waiting fetch when data comes, so its consumers ask again after a short wait.
+        self.fetch_wait_ms = 5 if self.embedded else 500
+
+    def admin(self) -> KafkaAdminClient:
+        """A kafka-python admin client; a context manager closes it."""
+        return self._reach(lambda: KafkaAdminClient(**self._common(), bootstrap_timeout_ms=10_000))
+
+    def sync_producer(self) -> KafkaProducer:
+        """A kafka-python producer with acks=all, idempotent where the broker can."""
+        return self._reach(
+            lambda: KafkaProducer(
+                **self._common(),
+                acks="all",
+                enable_idempotence=not self.embedded,
+                linger_ms=5,
+                max_request_size=MAX_MESSAGE_BYTES,
+                bootstrap_timeout_ms=10_000,
+            )
+        )
+
+    def sync_consumer(self, **more: Any) -> KafkaConsumer:
+        """A kafka-python consumer outside any group."""
+        return self._reach(
+            lambda: KafkaConsumer(
+                **self._common(),
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                fetch_max_wait_ms=self.fetch_wait_ms,
+                bootstrap_timeout_ms=10_000,
+                **more,
+            )
+        )
+
+    def producer(self) -> aiokafka.AIOKafkaProducer:
+        """An aiokafka producer with acks=all, idempotent where the broker can; not started."""
+        return aiokafka.AIOKafkaProducer(
+            **self.async_arguments(),
+            acks="all",
+            enable_idempotence=not self.embedded,
+            max_request_size=MAX_MESSAGE_BYTES,
+            max_batch_size=131_072,
+            request_timeout_ms=30_000,
+        )
+
+    def consumer(self, **more: Any) -> aiokafka.AIOKafkaConsumer:
+        """An aiokafka consumer outside any group, reading committed records only; not started."""
+        return aiokafka.AIOKafkaConsumer(
+            **self.async_arguments(),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            fetch_max_wait_ms=self.fetch_wait_ms,
+            max_partition_fetch_bytes=MAX_MESSAGE_BYTES,
+            **more,
+        )
+
+    def async_arguments(self) -> dict[str, Any]:
+        """Address and security as aiokafka names them."""
+        arguments = self._common()
+        if "ssl_cafile" in arguments:
+            arguments["ssl_context"] = ssl.create_default_context(cafile=arguments.pop("ssl_cafile"))
+        elif arguments["security_protocol"].endswith("SSL"):
+            arguments["ssl_context"] = ssl.create_default_context()
+        return arguments
+
+    def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        """The broker's id of each topic that exists; a topic made again has another."""
+        with self.admin() as admin:
+            described = self._reach(lambda: admin.describe_topics(list(topics)))
+        return {t["name"]: str(t["topic_id"]) for t in described if not t["error_code"]}
+
+    def _common(self) -> dict[str, Any]:
+        settings = self._settings
+        arguments: dict[str, Any] = {
+            "bootstrap_servers": settings.bootstrap.split(","),
+            "security_protocol": settings.kafka_security_protocol,
+        }
+        if settings.kafka_ca_file:
+            arguments["ssl_cafile"] = str(settings.kafka_ca_file)
+        if settings.kafka_security_protocol.startswith("SASL"):
+            arguments |= {
+                "sasl_mechanism": settings.kafka_sasl_mechanism,
+                "sasl_plain_username": settings.kafka_username,
+                "sasl_plain_password": settings.kafka_password.get_secret_value() if settings.kafka_password else None,
+            }
+        return arguments
+
+    def _reach(self, make: Callable[[], Any]) -> Any:
+        from kafka.errors import KafkaError as SyncKafkaError
+
+        try:
+            return make()
+        except (SyncKafkaError, OSError) as error:
+            raise BrokerUnavailable(
+                f"no answer from Kafka at {self._settings.bootstrap} ({type(error).__name__}): "
+                "is it running? `freshet up` starts an embedded one, FRESHET_KAFKA_BOOTSTRAP names yours"
+            ) from error
+
+
+class Publisher:
+    """The one aiokafka producer of a process: publishes and returns only when the broker has confirmed."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._producer: aiokafka.AIOKafkaProducer | None = None
+        self._starting = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Connect, if it is not. Raises BrokerUnavailable."""
+        async with self._starting:
+            if self._producer is not None:
+                return
+            producer = self._broker.producer()
+            try:
+                await producer.start()
+            except (KafkaError, OSError) as error:
+                await producer.stop()
+                raise BrokerUnavailable(f"the producer cannot connect: {error!r}") from error
+            self._producer = producer
+
+    async def stop(self, *, flush_s: float = 2.0) -> None:
+        """Close; what is not confirmed within flush_s is given up (nobody has acknowledged its source)."""
+        if self._producer is not None:
+            producer, self._producer = self._producer, None
+            try:
+                await asyncio.wait_for(producer.stop(), flush_s)
+            except (TimeoutError, KafkaError):
+                return
+
+    async def publish(self, messages: list[Outgoing]) -> None:
+        """All messages are confirmed by the broker (acks=all), in order per partition.
+
+        Raises BrokerUnavailable if one is not: then all must be published again; MessageSizeTooLargeError if one is
+        larger than MAX_MESSAGE_BYTES.
+        """
+        if not messages:
+            return
+        await self.start()
+        producer = self._producer
+        if producer is None:
+            raise BrokerUnavailable("the producer was closed meanwhile")
+        try:
+            confirmations = [
+                await producer.send(m.topic, value=m.value, key=m.key, partition=m.partition, headers=list(m.headers))
+                for m in messages
+            ]
+            for confirmation in await asyncio.gather(*confirmations, return_exceptions=True):
+                if isinstance(confirmation, BaseException):
+                    raise confirmation
+        except MessageSizeTooLargeError:
+            raise
+        except (KafkaError, OSError) as error:
+            # A producer that failed may be fenced or out of sequence: the next attempt takes a new one.
+            await self.stop()
+            raise BrokerUnavailable(f"{len(messages)} messages not confirmed: {error!r}") from error

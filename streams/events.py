@@ -1,0 +1,359 @@
+"""Every contract on the wire, in one file: what each topic's value must be.
+
+Checked by strict models: no coercion, no NaN, no NUL character, bounded lengths. A field that the contract does not
+know is ignored, because shops add fields; `unknown_fields` names it so that it can be counted and warned of.
+"""
+
+import base64
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from functools import lru_cache
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+Id = Annotated[str, Field(min_length=1, max_length=200, description="an id of the shop")]
+ShortText = Annotated[str, Field(max_length=1_000)]
+LongText = Annotated[str, Field(max_length=20_000)]
+Link = Annotated[str, Field(min_length=1, max_length=2_000)]
+Availability = Literal["in_stock", "out_of_stock", "preorder", "backorder"]
+ClickEvent = Literal["view_item", "select_item", "add_to_cart", "purchase"]
+ListSource = Literal["next-click", "content", "popular"]
+EARLIEST = datetime.fromisoformat("1990-01-01T00:00:00+00:00")
+
+
+class BadEvent(Exception):
+    """The event breaks its contract; str() is a reason that a person can act on. It becomes a dead letter."""
+
+
+class WrongKey(Exception):
+    """The record's key is not the id in its value; the right key is the argument."""
+
+    def __init__(self, right_key: str) -> None:
+        super().__init__(f"the key should be {right_key!r}")
+        self.right_key = right_key
+
+
+class Contract(BaseModel):
+    """Frozen and strict; unknown fields are kept aside in model_extra."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
+
+
+# --- what the shop publishes -------------------------------------------------------------------------------------
+
+
+class Price(Contract):
+    amount: Annotated[float, Field(ge=0, le=1e12)]
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217")]
+
+
+class Location(Contract):
+    latitude: Annotated[float, Field(ge=-90, le=90)]
+    longitude: Annotated[float, Field(ge=-180, le=180)]
+
+
+class ProductFields(Contract):
+    """Named after the Google product feed."""
+
+    title: Annotated[str, Field(min_length=1, max_length=1_000)]
+    description: LongText = ""
+    brand: ShortText | None = None
+    category: Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=10)] = []
+    price: Price | None = None
+    availability: Availability = "in_stock"
+    image_links: Annotated[list[Link], Field(max_length=20)] = []
+    attributes: Annotated[dict[Annotated[str, Field(max_length=100)], ShortText], Field(max_length=100)] = {}
+    location: Location | None = None
+
+
+class ProductUpsert(ProductFields):
+    """The whole product: what is not named takes its default."""
+
+    op: Literal["upsert"]
+    product_id: Id
+    updated_at: AwareDatetime | None = None
+
+
+class ProductPatch(ProductFields):
+    """Some fields of a product that is known; model_fields_set says which."""
+
+    op: Literal["patch"]
+    product_id: Id
+    updated_at: AwareDatetime | None = None
+    title: Annotated[str, Field(min_length=1, max_length=1_000)] = "-"
+
+    def changes(self) -> dict[str, Any]:
+        """The named fields as plain JSON values."""
+        named = self.model_fields_set & ProductFields.model_fields.keys()
+        return self.model_dump(mode="json", include=named)
+
+
+class ProductDelete(Contract):
+    op: Literal["delete"]
+    product_id: Id
+    updated_at: AwareDatetime | None = None
+
+
+CatalogUpdate = Annotated[ProductUpsert | ProductPatch | ProductDelete, Field(discriminator="op")]
+
+
+class UserClick(Contract):
+    """One interaction, named after the events of Google Analytics 4."""
+
+    event_id: Id
+    user_id: Id
+    product_id: Id
+    event: ClickEvent
+    occurred_at: AwareDatetime
+    list_id: Id | None = None
+    position: Annotated[int, Field(ge=0, le=100_000)] | None = None
+
+
+# --- what Freshet publishes --------------------------------------------------------------------------------------
+
+
+class Offer(Contract):
+    """product-index: what is for sale now. A null record (header `revision`) follows a delete."""
+
+    product_id: Id
+    revision: int
+    state: Literal["listable", "sold_out"]
+    title: str
+    brand: str | None
+    category: list[str]
+    price: Price | None
+    availability: Availability
+    image_links: list[str]
+    attributes: dict[str, str]
+    changed_at: float  # s since 1970, when the row changed
+    created_at: float  # s since 1970, when the product appeared
+
+
+class EncodeRequest(Contract):
+    """encode-requests: all that an encoder reads. A null record (header `revision`) follows a delete."""
+
+    product_id: Id
+    content_revision: int
+    title: str
+    description: str
+    brand: str | None
+    category: list[str]
+    attributes: dict[str, str]
+    image_links: list[str]
+
+
+class Missing(Contract):
+    """A modality that could not be had, and what to change."""
+
+    modality: Literal["image", "text"]
+    reason: str
+    retry: bool  # True if waiting may help
+
+
+class ProductVectors(Contract):
+    """product-vectors-<fingerprint>: vectors are base64 of little-endian float32, null where there is none."""
+
+    product_id: Id
+    content_revision: int
+    encoder: str
+    image: str | None
+    text: str | None
+    fused: str | None
+    missing: list[Missing]
+
+
+class HistoryClick(Contract):
+    product_id: Id
+    age_s: float  # >= 0, how long before the example's click
+
+
+class TrainingExample(Contract):
+    """training-examples: one accepted click with the history before it, newest first. No user id."""
+
+    topic_id: str
+    partition: int
+    offset: int
+    product_id: Id
+    event: ClickEvent
+    occurred_at: float  # s since 1970
+    history: list[HistoryClick]
+
+
+class ItemFactors(Contract):
+    """item-factors: one product's row of the next-click model; readers drop lower (epoch, sequence)."""
+
+    product_id: Id
+    epoch: int
+    sequence: int
+    context: str  # (F,) float32
+    target: str  # (F,) float32, context + its offset
+    bias: float
+    clicks: int
+
+
+class ModelWeights(Contract):
+    """model-weights: what all products share."""
+
+    name: str
+    epoch: int
+    sequence: int
+    factors: int  # F
+    position_weights: str  # (L, F) float32
+    gap_weights: str  # (6, F) float32
+    memory_weights: str  # (F,) float32
+    memory_length: int  # LM
+    memory_decay: float
+    examples: int
+    newest_example_at: float  # s since 1970, wall time at which the newest example was learned
+
+
+class ListItem(Contract):
+    product_id: Id
+    score: float
+    rank: int  # from 1
+    source: ListSource
+    reason: str
+
+
+class RecommendationList(Contract):
+    """recommendations: a user's list after the clicks that it names."""
+
+    list_id: str
+    user_id: Id
+    revision: int
+    made_at: AwareDatetime
+    cause: Literal["click", "push", "retraction"]
+    event_ids: list[str]
+    versions: dict[str, str]
+    items: list[ListItem]
+
+
+class WorkerStatus(Contract):
+    """worker-status: what a role says of itself every second or two."""
+
+    worker_id: str
+    role: str
+    pid: int
+    state: Literal["starting", "running", "waiting", "stopping"]
+    reason: str | None  # what it waits for
+    started_at: float
+    at: float
+    events: int  # since the start
+    events_per_s: float
+    lag: int
+    oldest_unprocessed_s: float
+    dead_letters: int
+    details: dict[str, float | int | str]
+
+
+# --- parsing -----------------------------------------------------------------------------------------------------
+
+Parsed = TypeVar("Parsed")
+
+
+@lru_cache(maxsize=64)
+def _adapter(contract: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(contract)
+
+
+def parse(contract: type[Parsed] | Any, raw: bytes) -> Any:
+    """The value as its contract's model.
+
+    Raises BadEvent with every broken rule, if raw is not UTF-8 JSON, breaks the contract or contains a NUL.
+    """
+    try:
+        value = _adapter(contract).validate_json(raw, strict=True)
+    except ValidationError as error:
+        raise BadEvent(_reasons(error)) from error
+    if b"\\u0000" in raw and _has_nul(value):
+        raise BadEvent("a text contains the NUL character (\\u0000): remove it")
+    return value
+
+
+def parse_catalog_update(key: bytes | None, raw: bytes | None) -> ProductUpsert | ProductPatch | ProductDelete:
+    """A `catalog-updates` record; a null value is a delete. Raises BadEvent."""
+    product_id = parse_key(key)
+    if raw is None:
+        return ProductDelete(op="delete", product_id=product_id)
+    update: ProductUpsert | ProductPatch | ProductDelete = parse(CatalogUpdate, raw)
+    if update.product_id != product_id:
+        raise BadEvent(f"the key is {product_id!r}, the value's product_id {update.product_id!r}: make them the same")
+    return update
+
+
+def parse_click(key: bytes | None, raw: bytes | None, *, future_limit_s: float) -> UserClick | None:
+    """A `user-clicks` record; None means: forget the user of this key. Raises BadEvent, or WrongKey."""
+    if raw is None:
+        parse_key(key)
+        return None
+    click: UserClick = parse(UserClick, raw)
+    ahead_s = click.occurred_at.timestamp() - time.time()
+    if ahead_s > future_limit_s:
+        raise BadEvent(f"occurred_at is {ahead_s:.0f} s ahead, the limit is {future_limit_s:.0f} s: check the clock")
+    if click.occurred_at < EARLIEST:
+        raise BadEvent(f"occurred_at {click.occurred_at.isoformat()} is before 1990: is it in the right unit?")
+    if key != click.user_id.encode():
+        raise WrongKey(click.user_id)
+    return click
+
+
+def parse_key(key: bytes | None) -> str:
+    """The record's key as an id. Raises BadEvent if it is missing, empty, too long or not UTF-8."""
+    if not key:
+        raise BadEvent("the record has no key: publish it with its id as key (raw UTF-8)")
+    try:
+        text = key.decode()
+    except UnicodeDecodeError as error:
+        raise BadEvent(f"the key {key[:40]!r} is not UTF-8") from error
+    if len(text) > 200 or "\x00" in text:
+        raise BadEvent("the key has more than 200 characters or a NUL: shorten it")
+    return text
+
+
+def unknown_fields(event: BaseModel) -> Iterator[str]:
+    """Names of fields that the contract does not know, one level deep."""
+    yield from event.model_extra or ()
+
+
+def _reasons(error: ValidationError) -> str:
+    problems = []
+    for problem in error.errors(include_url=False, include_context=False)[:5]:
+        where = ".".join(str(part) for part in problem["loc"])
+        given = repr(problem["input"])[:80]
+        problems.append(f"{where or 'value'}: {problem['msg']} (got {given})")
+    return "; ".join(problems)
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\x00" in value
+    if isinstance(value, BaseModel):
+        return any(_has_nul(part) for part in value.__dict__.values()) or _has_nul(value.model_extra)
+    if isinstance(value, dict):
+        return any(_has_nul(part) for pair in value.items() for part in pair)
+    if isinstance(value, list):
+        return any(_has_nul(part) for part in value)
+    return False
+
+
+# --- vectors on the wire -----------------------------------------------------------------------------------------
+
+
+def pack_vector(vector: NDArray[np.float32]) -> str:
+    """base64 of little-endian float32, rows one after the other."""
+    return base64.b64encode(np.ascontiguousarray(vector, dtype="<f4").tobytes()).decode("ascii")
+
+
+def unpack_vector(text: str) -> NDArray[np.float32]:
+    """(n,) float32. Raises BadEvent if it is not base64 of whole float32 values, or one is not finite."""
+    try:
+        vector = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4")
+    except ValueError as error:
+        raise BadEvent("a vector is not base64 of little-endian float32 values") from error
+    if not np.isfinite(vector).all():
+        raise BadEvent("a vector has a value that is not finite")
+    return vector

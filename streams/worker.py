@@ -1,0 +1,87 @@
+"""One process that runs one or more roles until it is told to stop."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from typing import Any, Protocol
+
+from aiokafka.errors import KafkaError
+
+from streams.broker import BrokerUnavailable, Outgoing, Publisher
+from streams.events import WorkerStatus
+from streams.settings import Settings
+from streams.topics import topic_names
+
+log = logging.getLogger(__name__)
+
+STATUS_EVERY_S = 1.0
+
+
+class Runnable(Protocol):
+    """A role as the worker runs it: the Faust roles through LosslessConsumer, the learner and the api as they are."""
+
+    async def run(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def status(self) -> dict[str, Any]:
+        """state, reason, events, lag, oldest_unprocessed_s, dead_letters, details."""
+        ...
+
+
+async def run_worker(roles: dict[str, Runnable], settings: Settings, publisher: Publisher) -> None:
+    """Run the roles side by side until SIGTERM or SIGINT; the first failure of one ends all and is raised."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop_all, roles)
+    reporter = asyncio.create_task(_report(roles, settings, publisher))
+    tasks = {asyncio.create_task(role.run(), name=name) for name, role in roles.items()}
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        _stop_all(roles)
+        await asyncio.wait(tasks, timeout=2 * settings.shutdown_s)
+        for task in done:
+            task.result()
+    finally:
+        reporter.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await reporter
+        await publisher.stop()
+
+
+def _stop_all(roles: dict[str, Runnable]) -> None:
+    for role in roles.values():
+        role.stop()
+
+
+async def _report(roles: dict[str, Runnable], settings: Settings, publisher: Publisher) -> None:
+    """Publish what each role says of itself, every STATUS_EVERY_S; a missed report is not made up for."""
+    topic = topic_names(settings, "").worker_status
+    started_at = time.time()
+    before: dict[str, tuple[float, int]] = {}
+    while True:
+        now = time.time()
+        messages = []
+        for name, role in roles.items():
+            facts = role.status()
+            then, events = before.get(name, (started_at, 0))
+            before[name] = (now, facts["events"])
+            status = WorkerStatus(
+                worker_id=settings.worker_id,
+                role=name,
+                pid=os.getpid(),
+                started_at=started_at,
+                at=now,
+                events_per_s=(facts["events"] - events) / max(now - then, 1e-3),
+                **facts,
+            )
+            key = f"{settings.worker_id}/{name}".encode()
+            messages.append(Outgoing(topic, key, status.model_dump_json().encode()))
+        try:
+            await publisher.publish(messages)
+        except (BrokerUnavailable, KafkaError) as away:
+            log.debug("no status published reason=%s", away)
+        await asyncio.sleep(STATUS_EVERY_S)
