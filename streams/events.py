@@ -6,10 +6,10 @@ know is ignored, because shops add fields; `unknown_fields` names it so that it 
 
 import base64
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -252,15 +252,13 @@ class WorkerStatus(Contract):
 
 # --- parsing -----------------------------------------------------------------------------------------------------
 
-Parsed = TypeVar("Parsed")
-
 
 @lru_cache(maxsize=64)
 def _adapter(contract: Any) -> TypeAdapter[Any]:
     return TypeAdapter(contract)
 
 
-def parse(contract: type[Parsed] | Any, raw: bytes) -> Any:
+def parse(contract: Any, raw: bytes) -> Any:
     """The value as its contract's model.
 
     Raises BadEvent with every broken rule, if raw is not UTF-8 JSON, breaks the contract or contains a NUL.
@@ -312,6 +310,22 @@ def parse_key(key: bytes | None) -> str:
     if len(text) > 200 or "\x00" in text:
         raise BadEvent("the key has more than 200 characters or a NUL: shorten it")
     return text
+
+
+class Gone(NamedTuple):
+    """What a null record on a topic about products says: as of this revision there is no such product."""
+
+    product_id: str
+    revision: int
+
+
+def parse_gone(key: bytes | None, headers: Sequence[tuple[str, bytes]]) -> Gone:
+    """A null record with its header `revision`. Raises BadEvent without one."""
+    product_id = parse_key(key)
+    revision = dict(headers).get("revision", b"")
+    if not revision.isdigit():
+        raise BadEvent(f"a null record needs its revision as header, got {revision[:40]!r}: let Freshet publish it")
+    return Gone(product_id, int(revision))
 
 
 def unknown_fields(event: BaseModel) -> Iterator[str]:

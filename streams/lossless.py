@@ -10,9 +10,10 @@ finds the old state and does the same again, or finds its positions stored and o
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -77,6 +78,7 @@ class Role(Generic[Event]):
     topics: tuple[str, ...]
     batch_max: int | None = None  # None: as the settings say
     prepares: bool = False  # True: `prepare` runs on the next batch while `compute` runs on this one
+    every_s: float | None = None  # how often `tick` is called; None: never
 
     def parse(self, message: Message) -> Event:
         """The event. Raises BadEvent or WrongKey."""
@@ -96,9 +98,20 @@ class Role(Generic[Event]):
     async def start(self) -> None:
         """Called before the first event: opens what the role needs and waits until its replicas are full."""
 
-    def assigned(self) -> list[Outgoing]:
-        """Called in the role's thread after each assignment, before its first batch: what to publish again."""
-        return []
+    def assigned(self) -> Iterable[list[Outgoing]]:
+        """Called in the role's thread after each assignment, before its first batch: what to publish again, in chunks.
+
+        The next chunk is asked for when the last one is confirmed, so the end of a generator knows that all are.
+        """
+        return ()
+
+    def tick(self) -> Outcome:
+        """What is due by the clock, every `every_s` between two batches, in the role's thread, also if nothing comes.
+
+        Called on one member of the group: the one that has partition 0 of the first topic. Raises what compute may,
+        but for BadEvent.
+        """
+        return Outcome()
 
     async def stop(self) -> None:
         """Called after the last batch."""
@@ -151,8 +164,9 @@ class LosslessConsumer(Generic[Event]):
         self._held_back: Any = None  # a suspect that was read while a batch was filled
         self._topic_ids: dict[str, str] = {}
         self._look_up = True  # the topic ids, before the next batch
-        self._newly_assigned = False
+        self._newly_assigned = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
         self._idle = asyncio.Event()
         self._failure: asyncio.Future[None]
         self._in_hand_since: float | None = None
@@ -169,7 +183,7 @@ class LosslessConsumer(Generic[Event]):
             return
         await self._group.start()
         try:
-            stopped = asyncio.ensure_future(self._stopping.wait())
+            stopped: asyncio.Future[Any] = asyncio.ensure_future(self._stopping.wait())
             await asyncio.wait({stopped, self._failure}, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
             if self._failure.done():
@@ -197,7 +211,8 @@ class LosslessConsumer(Generic[Event]):
     async def _on_assigned(self, _app: Any, assigned: set[Any], **_: Any) -> None:
         log.info("assigned role=%s partitions=%d", self.role.name, len(assigned))
         self._assigned = set(assigned)
-        self._newly_assigned = self._look_up = True
+        self._look_up = True
+        self._newly_assigned.set()
 
     async def _on_revoked(self, _app: Any, revoked: set[Any], **_: Any) -> None:
         self._assigned -= revoked
@@ -205,11 +220,12 @@ class LosslessConsumer(Generic[Event]):
     # --- the three stages: read, prepare, settle -----------------------------------------------------------------
 
     async def _consume(self, stream: Any) -> None:
-        """Faust's agent. Reader and worker are awaited together, so a failure of either ends both."""
+        """Faust's agent. Its tasks are awaited together, so a failure of one ends all."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._read(stream))
                 tasks.create_task(self._work())
+                tasks.create_task(self._between_batches())
         except* Abandoned:
             log.info("stopped while waiting role=%s", self.role.name)
         except* Exception as group:  # noqa: BLE001
@@ -224,17 +240,39 @@ class LosslessConsumer(Generic[Event]):
 
     async def _work(self) -> None:
         async for batch, prepared in self._prepared_batches():
-            self._idle.clear()
-            try:
-                await self._settle(batch, prepared)
-            except Abandoned:
-                log.info("batch dropped role=%s events=%d", self.role.name, len(batch.events))
-            finally:
-                self._in_hand_since = None
-            self._journal.release(d.message.event_id for d in batch.deliveries)
-            self._idle.set()
+            async with self._turn():
+                try:
+                    await self._settle(batch, prepared)
+                except Abandoned:
+                    log.info("batch dropped role=%s events=%d", self.role.name, len(batch.events))
+                finally:
+                    self._in_hand_since = None
+                self._journal.release(d.message.event_id for d in batch.deliveries)
             if self._stopping.is_set():
                 return
+
+    async def _between_batches(self) -> None:
+        """Also if no event comes: what an assignment asks to publish again, and what is due by the clock."""
+        while not self._stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._newly_assigned.wait(), self.role.every_s)
+            async with self._turn():
+                try:
+                    await self._publish_again_if_assigned()
+                    if self.role.every_s is not None:
+                        await self._until_available(self._tick, "does what is due")
+                except Abandoned:
+                    return
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """A batch, or what runs between two: shutdown waits for its end."""
+        async with self._one_at_a_time:
+            self._idle.clear()
+            try:
+                yield
+            finally:
+                self._idle.set()
 
     async def _prepared_batches(self) -> AsyncIterator[tuple[_Batch, Any]]:
         if not self.role.prepares:
@@ -349,9 +387,7 @@ class LosslessConsumer(Generic[Event]):
     async def _settle(self, batch: _Batch, prepared: Any) -> None:
         """Everything the batch causes is durable, and the batch acknowledged. Raises Abandoned."""
         self._in_hand_since = batch.events[0].message.timestamp
-        if self._newly_assigned:
-            self._newly_assigned = False
-            await self._until_available(self._publish_again, "publishes again what changed last")
+        await self._publish_again_if_assigned()
         given_up = batch.given_up
         try:
             given_up += await self._durable(batch.deliveries, prepared, batch.letters, batch.events)
@@ -409,8 +445,25 @@ class LosslessConsumer(Generic[Event]):
             event.ack()
             self.progress.last_offsets[(event.message.topic, event.message.partition)] = event.message.offset
 
+    async def _publish_again_if_assigned(self) -> None:
+        if self._newly_assigned.is_set():
+            self._newly_assigned.clear()
+            if self._assigned:
+                await self._until_available(self._publish_again, "publishes again what changed last")
+
     async def _publish_again(self) -> None:
-        await self._publish(await self._in_thread(self.role.assigned))
+        chunks = iter(await self._in_thread(self.role.assigned))
+        while (chunk := await self._in_thread(next, chunks, None)) is not None:
+            await self._publish(chunk)
+            if self._stopping.is_set():
+                raise Abandoned
+
+    async def _tick(self) -> None:
+        if any(tp.topic == self.role.topics[0] and tp.partition == 0 for tp in self._assigned):
+            outcome = await self._in_thread(self.role.tick)
+            await self._publish(outcome.publish)
+            if outcome.commit is not _nothing:
+                await self._commit(outcome)
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

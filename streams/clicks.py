@@ -1,0 +1,214 @@
+"""Path 3: a click becomes the user's history, her embedding and her list; and an example for the learner.
+
+One list per user and batch, which names every event it answers. A click that was applied before (a replay) changes
+nothing: the list is made again from the row as it is, because nobody knows whether the first one was published.
+"""
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+import orjson
+
+from store.history import History
+from store.records import Click, UserRow, source_key
+from store.users import Forgotten, UserStore
+from streams.broker import Outgoing
+from streams.events import UserClick, parse_click, parse_key
+from streams.lossless import Delivery, Message, Outcome, Role
+from streams.ranking import Ranked, Ranker
+from streams.replicas import Replica
+from streams.settings import Settings
+from streams.shelf import Shelf
+from streams.topics import TopicNames
+
+EVENT_RING = 64  # event ids kept of a user: a publisher's duplicate within so many clicks is known
+EXAMPLE_CLICKS = 50  # history that an example carries: what the model reads
+
+
+@dataclass
+class _User:
+    """One user's part of a batch."""
+
+    user_id: str
+    row: UserRow | None
+    offsets: dict[str, int]
+    revision: int  # of the row as it is stored
+    history: History
+    event_ids: list[str]  # ring, newest first
+    changed: bool = False
+    answers: list[str] = field(default_factory=list)  # events that the list answers
+    examples: list[Outgoing] = field(default_factory=list)
+    forgotten: Forgotten | None = None
+
+
+class ClicksRole(Role[UserClick | None]):
+    """user-clicks to users, recommendations and training-examples."""
+
+    name = "clicks"
+
+    def __init__(self, settings: Settings, names: TopicNames, users: UserStore, shelf: Shelf, replica: Replica) -> None:
+        self.topics = (names.user_clicks,)
+        self._settings = settings
+        self._names = names
+        self._users = users
+        self._shelf = shelf
+        self._replica = replica
+        self._ranker = Ranker(shelf, length=settings.list_length, seen_events=settings.seen_events)
+        self._counts = {"lists": 0, "duplicates": 0, "replays": 0, "forgotten": 0, "not_learned": 0}
+
+    async def start(self) -> None:
+        """The replicas have read to the end before the first click is handled."""
+        await self._replica.start()
+
+    async def stop(self) -> None:
+        await self._replica.stop()
+
+    def parse(self, message: Message) -> UserClick | None:
+        """None: forget the user of the key."""
+        return parse_click(message.key, message.value, future_limit_s=self._settings.future_limit_s)
+
+    def compute(self, batch: Sequence[Delivery[UserClick | None]], prepared: object) -> Outcome:  # noqa: ARG002
+        """Histories as they are after the batch, examples, lists; the rows are written by the commit."""
+        self._replica.check()
+        now = time.time()
+        users = self._read_users({_user_id(delivery) for delivery in batch})
+        for delivery in batch:
+            self._apply(users[_user_id(delivery)], delivery, now)
+        ranked = self._rank([user for user in users.values() if user.answers])
+        rows = [self._row(user, ranked, now) for user in users.values() if user.changed]
+        wishes = [user.forgotten for user in users.values() if user.forgotten]
+        lists = [self._message(users[user_id], made, now) for user_id, made in ranked.items()]
+        self._counts["lists"] += len(lists)
+        return Outcome(
+            publish=[example for user in users.values() for example in user.examples] + lists,
+            commit=lambda: self._users.write(rows, wishes),
+        )
+
+    # --- state ---------------------------------------------------------------------------------------------------
+
+    def _read_users(self, user_ids: set[str]) -> dict[str, _User]:
+        rows = self._users.read(user_ids)
+        marks = self._users.marks(missing) if (missing := user_ids - rows.keys()) else {}
+        users = {}
+        for user_id in user_ids:
+            row, mark = rows.get(user_id), marks.get(user_id)
+            if row is not None:
+                history = History.of(row.clicks)
+                users[user_id] = _User(
+                    user_id, row, dict(row.offsets), row.revision, history, list(row.recent_event_ids)
+                )
+            else:
+                offsets, revision = (dict(mark.offsets), mark.revision) if mark else ({}, 0)
+                users[user_id] = _User(user_id, None, offsets, revision, History.of(()), [])
+        return users
+
+    def _apply(self, user: _User, delivery: Delivery[UserClick | None], now: float) -> None:
+        message, click = delivery
+        source = source_key(message.topic_id, message.partition)
+        is_replay = message.offset <= user.offsets.get(source, -1)
+        user.offsets[source] = max(message.offset, user.offsets.get(source, -1))
+        if click is None:
+            if not is_replay:
+                self._forget(user, source, message.offset, now)
+            return
+        if is_replay:
+            self._counts["replays"] += 1
+            if user.row is not None:  # a forgotten user gets no list for a click from before
+                self._answer(user, click, now)
+            return
+        user.changed = True
+        if click.event_id in user.event_ids:
+            self._counts["duplicates"] += 1
+            return
+        user.event_ids = [click.event_id, *user.event_ids][:EVENT_RING]
+        occurred_at = click.occurred_at.timestamp()
+        if self._is_learned(user.history, occurred_at):
+            user.examples.append(self._example(user.history, message, click, occurred_at))
+        else:
+            self._counts["not_learned"] += 1
+        newest = Click(click.product_id, click.event, occurred_at)
+        user.history = user.history.with_newest((newest,), self._settings.history_clicks)
+        self._answer(user, click, now)
+
+    def _forget(self, user: _User, source: str, offset: int, now: float) -> None:
+        """Nothing of the user is left: neither the row nor what this batch has gathered of her so far."""
+        self._counts["forgotten"] += 1
+        user.forgotten = Forgotten(user.user_id, source, offset, now)
+        user.row, user.history, user.event_ids = None, History.of(()), []
+        user.changed, user.answers = False, []
+
+    def _answer(self, user: _User, click: UserClick, now: float) -> None:
+        limit_s = self._settings.list_max_age_s
+        if limit_s is None or now - click.occurred_at.timestamp() <= limit_s:
+            user.answers.append(click.event_id)
+
+    def _is_learned(self, history: History, occurred_at: float) -> bool:
+        """False beyond the cap of clicks that a user may have learned in a minute."""
+        cap = self._settings.learn_clicks_per_minute
+        return len(history) < cap or occurred_at - float(history.times[cap - 1]) >= 60.0
+
+    # --- what is published ---------------------------------------------------------------------------------------
+
+    def _rank(self, users: list[_User]) -> dict[str, Ranked]:
+        ranked = self._ranker.rank([user.history for user in users])
+        return {user.user_id: made for user, made in zip(users, ranked, strict=True)}
+
+    def _row(self, user: _User, ranked: dict[str, Ranked], now: float) -> UserRow:
+        made = ranked.get(user.user_id)
+        embedding = made.embedding if made else None
+        return UserRow(
+            user_id=user.user_id,
+            revision=user.revision + 1,
+            clicks=user.history,
+            recent_event_ids=tuple(user.event_ids),
+            offsets=user.offsets,
+            embedding=embedding.astype("<f4").tobytes() if embedding is not None else None,
+            embedding_version=self._weights_version() if embedding is not None else "",
+            updated_at=now,
+        )
+
+    def _weights_version(self) -> str:
+        epoch, sequence = self._shelf.weights_version
+        return f"{epoch}.{sequence}"
+
+    def _message(self, user: _User, made: Ranked, now: float) -> Outgoing:
+        value = {
+            "list_id": uuid.uuid4().hex,
+            "user_id": user.user_id,
+            "revision": user.revision + user.changed,
+            "made_at": datetime.fromtimestamp(now, UTC).isoformat(),
+            "cause": "click",
+            "event_ids": user.answers,
+            "versions": {"weights": self._weights_version()},
+            "items": made.items,
+        }
+        return Outgoing(self._names.recommendations, user.user_id.encode(), orjson.dumps(value))
+
+    def _example(self, history: History, message: Message, click: UserClick, occurred_at: float) -> Outgoing:
+        ages_s = np.maximum(occurred_at - history.times[:EXAMPLE_CLICKS], 0.0).tolist()
+        value = {
+            "topic_id": message.topic_id,
+            "partition": message.partition,
+            "offset": message.offset,
+            "product_id": click.product_id,
+            "event": click.event,
+            "occurred_at": occurred_at,
+            "history": [
+                {"product_id": product_id, "age_s": age_s}
+                for product_id, age_s in zip(history.product_ids[:EXAMPLE_CLICKS], ages_s, strict=True)
+            ],
+        }
+        return Outgoing(self._names.training_examples, None, orjson.dumps(value), (), message.partition)
+
+    def details(self) -> dict[str, float | int | str]:
+        """Counts since the start, and the size of the shelf."""
+        facts: dict[str, float | int | str] = {**self._counts, "products": int(self._shelf.listable.sum())}
+        return facts
+
+
+def _user_id(delivery: Delivery[UserClick | None]) -> str:
+    return delivery.event.user_id if delivery.event is not None else parse_key(delivery.message.key)

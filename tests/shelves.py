@@ -1,0 +1,58 @@
+"""Shelves made by hand: records as the topics carry them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import orjson
+
+from streams.events import pack_vector
+
+
+def offer(revision: int = 1, *, title: str = "A thing", state: str = "listable", created_at: float = 1.0) -> bytes:
+    """A value of product-index, as far as a shelf reads it."""
+    return orjson.dumps({"revision": revision, "title": title, "state": state, "created_at": created_at})
+
+
+def vectors(fused: Sequence[float] | None, content_revision: int = 1) -> bytes:
+    """A value of product-vectors, as far as a shelf reads it."""
+    packed = None if fused is None else pack_vector(np.array(fused, np.float32))
+    return orjson.dumps({"content_revision": content_revision, "fused": packed})
+
+
+def factors(
+    context: Sequence[float],
+    target: Sequence[float] | None = None,
+    *,
+    bias: float = 0.0,
+    clicks: int = 0,
+    epoch: int = 1,
+    sequence: int = 1,
+) -> bytes:
+    """A value of item-factors."""
+    return orjson.dumps(
+        {
+            "epoch": epoch,
+            "sequence": sequence,
+            "context": pack_vector(np.array(context, np.float32)),
+            "target": pack_vector(np.array(context if target is None else target, np.float32)),
+            "bias": bias,
+            "clicks": clicks,
+        }
+    )
+
+
+def weights(factors: int = 2, *, positions: int = 2, epoch: int = 1, sequence: int = 1) -> bytes:
+    """A value of model-weights: the newest click counts one, the one before it a half, the memory nothing."""
+    positions_by_factor = np.array([[1.0 / (1 + place)] * factors for place in range(positions)], np.float32)
+    return orjson.dumps(
+        {
+            "epoch": epoch,
+            "sequence": sequence,
+            "factors": factors,
+            "position_weights": pack_vector(positions_by_factor),
+            "gap_weights": pack_vector(np.ones((6, factors), np.float32)),
+            "memory_weights": pack_vector(np.zeros(factors, np.float32)),
+            "memory_length": 50,
+            "memory_decay": 0.9,
+        }
+    )
