@@ -226,15 +226,14 @@ def best(scores: Floats, allowed: Mask, excluded: Rows, count: int) -> tuple[Row
         size = 0
         for row in range(products):
             value = scores[user, row]
-            if not listable[row] or np.isnan(value):
-                continue
-            if size < count:
+            if size == count:  # the common case first: an equal score in a later row is the worse of the two
+                if value > tops[user, 0] and listable[row]:
+                    tops[user, 0], rows[user, 0] = value, row
+                    _sink(tops[user], rows[user], size)
+            elif listable[row] and not np.isnan(value):
                 tops[user, size], rows[user, size] = value, row
                 _rise(tops[user], rows[user], size)
                 size += 1
-            elif value > tops[user, 0]:  # an equal score in a later row is the worse of the two
-                tops[user, 0], rows[user, 0] = value, row
-                _sink(tops[user], rows[user], size)
         for last in range(size - 1, 0, -1):
             tops[user, 0], tops[user, last] = tops[user, last], tops[user, 0]
             rows[user, 0], rows[user, last] = rows[user, last], rows[user, 0]

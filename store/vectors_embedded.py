@@ -1,0 +1,286 @@
+"""The vector store inside this process: qdrant-edge, one shard per encoder in a folder that one process owns."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from threading import RLock
+from typing import IO, Any
+
+import numpy as np
+import qdrant_edge as edge
+from numpy.typing import NDArray
+
+from store import vectors_rules as rules
+from store.records import StoreUnavailable
+from store.vectors import (
+    Hit,
+    OfferPoint,
+    StoredPoint,
+    UnknownProduct,
+    VectorPoint,
+    alias_name,
+    check_points,
+    check_vector,
+    collection_name,
+    point_ids,
+)
+
+WRITE_BATCH = 16
+"""Points written under one hold of the lock, about 5 ms: a query waits no longer than that."""
+
+FLUSH_EVERY = 4_000
+"""Writes between two flushes. The log since the last one is replayed at the next start, about .1 ms a write."""
+
+KINDS = {
+    "keyword": edge.PayloadSchemaType.Keyword,
+    "integer": edge.PayloadSchemaType.Integer,
+    "float": edge.PayloadSchemaType.Float,
+}
+
+
+class StoreInUse(Exception):
+    """Another process owns the folder: two writers would destroy it."""
+
+
+class EmbeddedVectors:
+    """A VectorStore in a folder. A confirmed write survives kill -9, by the engine's write-ahead log.
+
+    Never calls the engine's optimize(): it holds the GIL for as long as it takes. So searches are exact, and their
+    time grows with the number of points.
+    """
+
+    def __init__(self, folder: Path, namespace: str) -> None:
+        """The folder is this process's until close() or its death. Raises StoreInUse if it is another's."""
+        self._folder = folder
+        self._namespace = namespace
+        self._pointer = folder / alias_name(namespace)
+        self._lock = RLock()
+        self._shards: dict[str, edge.EdgeShard] = {}
+        self._target: str | None = None  # the collection that takes the writes
+        self._unflushed = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        self._owner = _own(folder / f"{alias_name(namespace)}.lock")
+
+    def ensure(self, fingerprint: str, widths: Mapping[str, int]) -> None:
+        name = collection_name(self._namespace, fingerprint)
+        with self._lock:
+            if not (self._folder / name).exists():
+                self._create(name, widths)
+            if (found := self._widths(name)) != dict(widths):
+                raise ValueError(
+                    f"{name} has vectors of {found}, the encoder gives {dict(widths)}: change its fingerprint"
+                )
+            self._shard(name)
+            self._target = name
+            if not self._pointer.exists():
+                _write_whole(self._pointer, name)
+
+    def switch(self, fingerprint: str) -> None:
+        name = collection_name(self._namespace, fingerprint)
+        with self._lock:
+            if not (self._folder / name).exists():
+                raise ValueError(f"there is no collection {name}: ensure() makes it")
+            _write_whole(self._pointer, name)
+
+    def put_offers(self, points: Sequence[OfferPoint]) -> None:
+        for batch in rules.batches(points, WRITE_BATCH):
+            self._apply(rules.offer_writes(batch, self._namespace))
+
+    def put_vectors(self, points: Sequence[VectorPoint]) -> None:
+        widths = self._widths(self._written())
+        check_points(points, widths)
+        for batch in rules.batches(points, WRITE_BATCH):
+            self._apply(rules.vector_writes(batch, widths.keys(), self._namespace))
+
+    def remove(self, revisions: Sequence[tuple[str, int]]) -> None:
+        for batch in rules.batches(revisions, WRITE_BATCH):
+            self._apply(rules.removals(batch, self._namespace))
+
+    def remove_vectors(self, revisions: Sequence[tuple[str, int]]) -> None:
+        for batch in rules.batches(revisions, WRITE_BATCH):
+            self._apply(rules.vector_removals(batch, self._namespace))
+
+    def nearest(
+        self,
+        name: str,
+        vector: NDArray[np.float32],
+        limit: int,
+        *,
+        listable_only: bool = True,
+        exclude: Collection[str] = (),
+        brand: str | None = None,
+        category: str | None = None,
+    ) -> list[Hit]:
+        where = rules.seen_by_search(
+            self._namespace, listable_only=listable_only, exclude=exclude, brand=brand, category=category
+        )
+        with self._lock:
+            collection = self._read()
+            check_vector("the query", name, vector, self._widths(collection))
+            query = edge.QueryRequest(
+                limit=limit,
+                query=edge.Query.Nearest(vector.tolist(), using=name),
+                filter=_filter(where),
+                with_payload=True,
+            )
+            found: list[Any] = self._shard(collection).query(query)
+        return [Hit(point.payload["product_id"], point.score, rules.flat(point.payload)) for point in found]
+
+    def similar(self, product_id: str, limit: int, name: str = "fused") -> list[Hit]:
+        with self._lock:
+            point = self.fetch(product_id)
+            if point is None or "revision" not in point.payload:
+                raise UnknownProduct(product_id)
+            if name not in point.vectors:
+                return []
+            return self.nearest(name, point.vectors[name], limit, exclude=(product_id,))
+
+    def fetch(self, product_id: str) -> StoredPoint | None:
+        ids: list[Any] = list(point_ids(self._namespace, (product_id,)))
+        with self._lock:
+            found: list[Any] = self._shard(self._read()).retrieve(ids, with_payload=True, with_vector=True)
+        for point in found:
+            vectors = {name: np.asarray(values, np.float32) for name, values in point.vector.items()}
+            return StoredPoint(product_id, rules.flat(point.payload), vectors)
+        return None
+
+    def retrievable(self, product_ids: Collection[str]) -> set[str]:
+        products = point_ids(self._namespace, product_ids)
+        if not products:
+            return set()
+        where = _filter(rules.retrievable(products))
+        with self._lock:
+            shard = self._shard(self._read())
+            found, _ = shard.scroll(edge.ScrollRequest(limit=len(products), filter=where, with_payload=False))
+        return {products[str(point.id)] for point in found}
+
+    def count(self) -> dict[str, int]:
+        with self._lock:
+            shard = self._shard(self._read())
+            return {
+                "points": shard.count(edge.CountRequest()),
+                "listable": shard.count(edge.CountRequest(filter=_filter(rules.LISTABLE))),
+                "fused": shard.count(edge.CountRequest(filter=_filter(rules.FUSED))),
+            }
+
+    def close(self) -> None:
+        with self._lock:
+            for shard in self._shards.values():
+                shard.close()
+            self._shards.clear()
+            self._owner.close()
+
+    def _written(self) -> str:
+        if self._target is None:
+            raise RuntimeError("no collection takes the writes: call ensure() first")
+        return self._target
+
+    def _read(self) -> str:
+        """The collection that the alias points to."""
+        try:
+            return self._pointer.read_text()
+        except FileNotFoundError as error:
+            raise StoreUnavailable(f"there is no collection {self._pointer.name} yet: is the index role up?") from error
+
+    def _widths(self, name: str) -> dict[str, int]:
+        widths: dict[str, int] = json.loads((self._folder / name / "widths.json").read_bytes())
+        return widths
+
+    def _create(self, name: str, widths: Mapping[str, int]) -> None:
+        """Made beside its place and moved there, so that a crash leaves no half of it."""
+        draft = self._folder / f"{name}.new"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        _write_whole(draft / "widths.json", json.dumps(dict(widths)))
+        vectors = {vector: edge.EdgeVectorParams(width, edge.Distance.Cosine) for vector, width in widths.items()}
+        shard = edge.EdgeShard.create(str(draft / "shard"), edge.EdgeConfig(vectors=vectors, wal_enabled=True))
+        for path, kind in rules.INDEXED.items():
+            shard.update(edge.UpdateOperation.create_field_index(path, KINDS[kind]))
+        shard.close()
+        draft.rename(self._folder / name)
+
+    def _shard(self, name: str) -> edge.EdgeShard:
+        """The open shard; its first opening replays the log."""
+        if name not in self._shards:
+            self._shards[name] = edge.EdgeShard.load(str(self._folder / name / "shard"))
+        return self._shards[name]
+
+    def _apply(self, writes: Sequence[rules.Write]) -> None:
+        with self._lock:
+            shard = self._shard(self._written())
+            for write in writes:
+                shard.update(_operation(write))
+            self._unflushed += len(writes)
+            if self._unflushed >= FLUSH_EVERY:
+                shard.flush()
+                self._unflushed = 0
+
+
+def _own(path: Path) -> IO[str]:
+    """The lock file, locked; the kernel unlocks it when the process ends, however it does."""
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        owner = file.read().strip() or "?"
+        file.close()
+        raise StoreInUse(
+            f"{path.parent} belongs to process {owner}: run index and api in that one, or set FRESHET_QDRANT_URL"
+        ) from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """The file holds the text or what it held before, whatever happens in between."""
+    draft = path.with_name(f"{path.name}.draft")
+    with draft.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _operation(write: rules.Write) -> edge.UpdateOperation:
+    """The write in the engine's words."""
+    operation = edge.UpdateOperation
+    match write:
+        case rules.Insert(products):
+            points = [edge.Point(point_id, {}, {"product_id": product}) for point_id, product in products.items()]
+            return operation.upsert_points(points, condition=_filter(rules.NO_POINT))
+        case rules.SetPayload(where, payload):
+            return operation.set_payload_by_filter(_filter(where), dict(payload))
+        case rules.SetVectors(where, point_id, vectors):
+            lists = {name: vector.tolist() for name, vector in vectors.items()}
+            return operation.update_vectors([edge.PointVectors(point_id, lists)], condition=_filter(where))
+        case rules.DropVectors(where, names):
+            return operation.delete_vectors_by_filter(_filter(where), list(names))
+        case rules.DeletePoints(where):
+            return operation.delete_points_by_filter(_filter(where))
+
+
+def _filter(where: rules.Where) -> edge.Filter:
+    """The conditions in the engine's words."""
+    must: list[Any] = [edge.FieldCondition(path, match=edge.MatchValue(value)) for path, value in where.equal.items()]
+    must_not: list[Any] = []
+    if where.ids is not None:
+        must.append(edge.HasIdCondition(set(where.ids)))
+    if where.other_than:
+        must_not.append(edge.HasIdCondition(set(where.other_than)))
+    if where.missing is not None:
+        must.append(edge.IsEmptyCondition(where.missing))
+    if where.present is not None:
+        must_not.append(edge.IsEmptyCondition(where.present))
+    if where.missing_or_at_most is not None:
+        path, highest = where.missing_or_at_most
+        at_most = edge.FieldCondition(path, range=edge.RangeFloat(lte=highest))
+        must.append(edge.Filter(should=[edge.IsEmptyCondition(path), at_most]))
+    if where.has_vector is not None:
+        must.append(edge.HasVectorCondition(where.has_vector))
+    return edge.Filter(must=must, must_not=must_not)
