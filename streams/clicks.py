@@ -26,6 +26,7 @@ from streams.shelf import Shelf
 from streams.topics import TopicNames
 
 EVENT_RING = 64  # event ids kept of a user: a publisher's duplicate within so many clicks is known
+PURGE_EVERY_S = 3_600.0
 EXAMPLE_CLICKS = 50  # history that an example carries: what the model reads
 
 
@@ -49,6 +50,7 @@ class ClicksRole(Role[UserClick | None]):
     """user-clicks to users, recommendations and training-examples."""
 
     name = "clicks"
+    every_s = PURGE_EVERY_S
 
     def __init__(self, settings: Settings, names: TopicNames, users: UserStore, shelf: Shelf, replica: Replica) -> None:
         self.topics = (names.user_clicks,)
@@ -87,6 +89,11 @@ class ClicksRole(Role[UserClick | None]):
             publish=[example for user in users.values() for example in user.examples] + lists,
             commit=lambda: self._users.write(rows, wishes),
         )
+
+    def tick(self) -> Outcome:
+        """Marks of forgotten users are kept as long as the clicks that might bring them back."""
+        self._users.purge_forgotten(time.time() - self._settings.topic_retention_days * 86_400)
+        return Outcome()
 
     # --- state ---------------------------------------------------------------------------------------------------
 

@@ -104,6 +104,7 @@ def make_group(settings: Settings, broker: Broker, *, role: str, topics: tuple[s
         topic_allow_declare=False,
         table_standby_replicas=0,
         store="memory://",
+        datadir=str(settings.home / "faust"),  # Faust makes it, empty; without it in the current folder
         web_enabled=False,
     )
     group.broker = broker

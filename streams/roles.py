@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
+from sqlalchemy import Engine
+
 from encoders.weights import fingerprint_of, widths_of
 from store.database import open_database
 from store.history import History
@@ -13,7 +15,7 @@ from store.products import ProductStore
 from store.users import UserStore
 from store.vectors import VectorStore, open_vectors
 from streams.broker import Broker, Publisher
-from streams.lossless import LosslessConsumer
+from streams.lossless import LosslessConsumer, Role
 from streams.ranking import Ranker
 from streams.replicas import Replica, shelf_topics
 from streams.settings import Settings
@@ -21,11 +23,9 @@ from streams.shelf import Shelf
 from streams.topics import TopicNames, topic_names
 from streams.worker import Runnable, run_worker
 
-ROLES = ("catalog", "encode", "index", "clicks", "learner", "api")
-
 
 class UnknownRole(ValueError):
-    """Not one of ROLES."""
+    """Not one of MAKERS."""
 
 
 class Parts:
@@ -67,7 +67,7 @@ class Parts:
         """The one reader that fills the shelf."""
         return Replica(self.broker, shelf_topics(self.shelf, self.names), self.shelf.lock)
 
-    def database(self, name: str) -> Any:
+    def database(self, name: str) -> Engine:
         """An engine: a SQLite file of this name, or the one PostgreSQL."""
         s = self.settings
         url = s.database_url.get_secret_value() if s.database_url else None
@@ -122,7 +122,22 @@ def _learner(parts: Parts) -> Runnable:
     return Learner(parts.settings, parts.names, parts.broker, parts.publisher, parts.database("learner"))
 
 
-def _lossless(parts: Parts, role: Any) -> Runnable:
+def _api(parts: Parts) -> Runnable:
+    from streams.api import Api
+    from streams.status import StatusBoard
+
+    return Api(
+        parts.settings,
+        users=parts.users,
+        products=parts.products,
+        vectors=parts.vectors,
+        recommend=parts.recommend,
+        board=StatusBoard(parts.broker, parts.names.worker_status),
+        replicas=parts.replica,
+    )
+
+
+def _lossless(parts: Parts, role: Role[Any]) -> Runnable:
     return LosslessConsumer(role, parts.settings, parts.broker, parts.publisher)
 
 
@@ -132,6 +147,7 @@ MAKERS: dict[str, Callable[[Parts], Runnable]] = {
     "index": _index,
     "clicks": _clicks,
     "learner": _learner,
+    "api": _api,
 }
 
 
@@ -139,7 +155,7 @@ async def run_roles(role_names: Sequence[str], settings: Settings) -> None:
     """Run these roles in this process until SIGTERM or SIGINT. Raises UnknownRole."""
     unknown = [name for name in role_names if name not in MAKERS]
     if unknown or not role_names:
-        raise UnknownRole(f"no role {', '.join(unknown) or 'named'}: the roles are {', '.join(ROLES)}")
+        raise UnknownRole(f"no role {', '.join(unknown) or 'named'}: the roles are {', '.join(MAKERS)}")
     parts = Parts(settings)
     roles = {name: MAKERS[name](parts) for name in role_names}
     await run_worker(roles, settings, parts.publisher)

@@ -14,7 +14,7 @@ Seconds = Annotated[float, Field(gt=0)]
 class Settings(BaseSettings):
     """A frozen value object; a field is set by FRESHET_<NAME>. Secrets never print."""
 
-    model_config = SettingsConfigDict(env_prefix="FRESHET_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="FRESHET_", env_parse_none_str="null", frozen=True, extra="forbid")
 
     # Where things live
     home: Path = Field(Path(".freshet"), description="folder of the embedded stores, checkpoints and journals")
@@ -111,7 +111,9 @@ def load_settings() -> Settings:
     """
     known = {f"FRESHET_{name.upper()}" for name in Settings.model_fields}
     unknown = sorted(
-        name for name in os.environ if name.startswith("FRESHET_") and name not in known | {"FRESHET_REQUIRE"}
+        name
+        for name in os.environ
+        if name.startswith("FRESHET_") and name not in known | {"FRESHET_REQUIRE", "FRESHET_DATA"}
     )
     if unknown:
         raise UnknownSetting(f"unknown {', '.join(unknown)}: known are {', '.join(sorted(known))}")

@@ -1,0 +1,51 @@
+# `make` prints this help. Everything runs in .venv, which is made when it is needed.
+PYTHON ?= python3
+SHOP ?=
+
+PIP := .venv/bin/pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt
+PINS := pyproject.toml deploy/constraints.txt
+# A marker tells which extras are installed, at which pins; the tests' extras hold the demo's.
+DEMO := $(if $(wildcard .venv/.test),.venv/.test,.venv/.demo)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+help:  ## Print this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  Options: SHOP=FOLDER (catalog.jsonl, clicks.jsonl or a known data set), PYTHON=python3.12'
+
+demo: $(DEMO)  ## Start everything on this machine, play a shop for a minute, stop everything
+	@.venv/bin/freshet demo $(if $(SHOP),--shop "$(SHOP)")
+
+test: .venv/.test  ## Run every test
+	@.venv/bin/python -m pytest --durations=15
+
+check: .venv/.test  ## Lint, format, types, and the schemas of the deployment files
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	@.venv/bin/hadolint deploy/Dockerfile && echo "ok -- deploy/Dockerfile"
+
+bench: .venv/.test  ## Measure, and print Markdown rows
+	@.venv/bin/python -m tests.bench
+
+clean:  ## Remove .venv and caches; .freshet, where data lives, stays
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	find encoders store streams tests -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/.demo: $(PINS) | .venv/bin/pip
+	@echo 'Installing into .venv: 3.4 GB to fetch (torch, above all), which takes minutes.'
+	@$(PIP) --editable '.[embedded]'
+	@touch $@
+
+.venv/.test: $(PINS) | .venv/bin/pip
+	@echo 'Installing into .venv, the tools of the tests included: 3.4 GB to fetch (torch, above all), which takes minutes.'
+	@$(PIP) --editable '.[embedded,postgresql,dev]'
+	@touch $@
+
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo 'Freshet needs Python 3.11 or newer, and $(PYTHON) is not: name one, as in make PYTHON=python3.12'; \
+	    exit 1; }
+	@$(PYTHON) -m venv .venv
