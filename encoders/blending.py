@@ -27,6 +27,22 @@ def _standardise(values: Floats) -> None:
 
 
 @compiled
+def _order(y: Floats, rows: Rows, count: int) -> Rows:
+    """Places of the count best, best first, ties by lower row. Few of few: a sort would cost more."""
+    order = np.empty(count, np.int32)
+    taken = np.zeros(len(y), np.bool_)
+    for rank in range(count):
+        top = ABSENT
+        for place in range(len(y)):
+            is_first = top == ABSENT
+            if not taken[place] and (is_first or y[place] > y[top] or (y[place] == y[top] and rows[place] < rows[top])):
+                top = place
+        order[rank] = top
+        taken[top] = True
+    return order
+
+
+@compiled
 def blend(
     candidates: Rows,
     scores: Floats,
@@ -49,16 +65,17 @@ def blend(
     Returns rows (K,), y (K,), whether clicks weighed more than content (K,), and the place in profile of the product
     that is nearest in content (K,), -1 where there is no profile.
     """
-    rows = np.unique(candidates)
+    rows = np.empty(len(candidates), np.int32)
     kept = 0
-    for row in rows:
+    for row in candidates:
         fits = row != ABSENT and listable[row]
         for other in excluded:
+            fits = fits and row != other
+        for other in rows[:kept]:
             fits = fits and row != other
         if fits:
             rows[kept] = row
             kept += 1
-    rows = rows[:kept]
     width = fused.shape[1]
     taste = np.zeros(width, np.float32)
     for row in profile:
@@ -88,7 +105,7 @@ def blend(
         content[place] *= 1.0 - alpha
         by_clicks[place] = collaborative[place] >= content[place] if len(scores) else False
     y = collaborative + content
-    order = np.argsort(-y, kind="mergesort")[:count]
+    order = _order(y, rows, min(count, kept))
     nearest = np.full(len(order), ABSENT, np.int32)
     for place in range(len(order)):
         top = np.float32(-2.0)

@@ -78,7 +78,7 @@ class TextRecipe:
 
     headline: str = "title. last category"
     details: str = "earlier categories > joined. brand: b. name: value, sorted by name. description"
-    details_weight: float = 0.2  # against 1 of the headline: as one string, attributes drown what the product is
+    details_weight: float = 0.1  # against 1 of the headline: as one string, attributes drown what the product is
     characters: int = 4_000  # of each part; bounds the tokeniser's work
     word_pieces: int = 128  # of each part; what is longer is cut
     pooling: str = "mean over word pieces"

@@ -277,8 +277,7 @@ def _filter(where: rules.Where) -> edge.Filter:
         must.append(edge.IsEmptyCondition(where.missing))
     if where.present is not None:
         must_not.append(edge.IsEmptyCondition(where.present))
-    if where.missing_or_at_most is not None:
-        path, highest = where.missing_or_at_most
+    for path, highest in where.missing_or_at_most.items():
         at_most = edge.FieldCondition(path, range=edge.RangeFloat(lte=highest))
         must.append(edge.Filter(should=[edge.IsEmptyCondition(path), at_most]))
     if where.has_vector is not None:

@@ -8,7 +8,7 @@ say "missing or at most": a range alone never matches a missing field.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,7 +36,7 @@ class Where:
     other_than: Collection[str] = ()  # point ids
     missing: str | None = None  # a payload field
     present: str | None = None  # a payload field
-    missing_or_at_most: tuple[str, int] | None = None  # a payload field and its highest value
+    missing_or_at_most: Mapping[str, int] = field(default_factory=dict)  # payload field -> its highest value
     equal: Mapping[str, str] = field(default_factory=dict)  # payload field -> value, or an element where it is a list
     has_vector: str | None = None
 
@@ -79,12 +79,12 @@ NO_POINT = Where(missing="product_id")
 
 
 def offer_writes(points: Sequence[OfferPoint], namespace: str) -> list[Write]:
-    """An offer wins over a lower revision."""
+    """An offer wins over the same revision or a lower one: the same is a batch run again, with more folded into it."""
     ids = _ids(namespace, [point.product_id for point in points])
     writes: list[Write] = [Insert({ids[point.product_id]: point.product_id for point in points})]
     for point in points:
-        older = Where(ids=(ids[point.product_id],), missing_or_at_most=("revision", point.revision - 1))
-        writes.append(SetPayload(older, {"revision": point.revision, "offer": point.payload}))
+        not_newer = Where(ids=(ids[point.product_id],), missing_or_at_most={"revision": point.revision})
+        writes.append(SetPayload(not_newer, {"revision": point.revision, "offer": point.payload}))
     return writes
 
 
@@ -97,7 +97,7 @@ def vector_writes(points: Sequence[VectorPoint], names: Collection[str], namespa
     writes: list[Write] = [Insert({ids[point.product_id]: point.product_id for point in points})]
     for point in points:
         point_id = ids[point.product_id]
-        not_newer = Where(ids=(point_id,), missing_or_at_most=("content_revision", point.content_revision))
+        not_newer = Where(ids=(point_id,), missing_or_at_most={"content_revision": point.content_revision})
         writes.append(SetPayload(not_newer, {"content_revision": point.content_revision}))
         if point.vectors:
             writes.append(SetVectors(not_newer, point_id, point.vectors))
@@ -107,12 +107,17 @@ def vector_writes(points: Sequence[VectorPoint], names: Collection[str], namespa
 
 
 def removals(revisions: Sequence[tuple[str, int]], namespace: str) -> list[Write]:
-    """A delete wins over a lower revision, and over vectors without an offer."""
+    """A delete wins over the same revision or a lower one, and over vectors without an offer.
+
+    Vectors of a higher revision stay, without an offer: the product has come back, and they came first.
+    """
     ids = _ids(namespace, [product_id for product_id, _ in revisions])
-    return [
-        DeletePoints(Where(ids=(ids[product_id],), missing_or_at_most=("revision", revision - 1)))
-        for product_id, revision in revisions
-    ]
+    writes: list[Write] = []
+    for product_id, revision in revisions:
+        not_newer = Where(ids=(ids[product_id],), missing_or_at_most={"revision": revision})
+        both = replace(not_newer, missing_or_at_most={"revision": revision, "content_revision": revision})
+        writes += [DeletePoints(both), SetPayload(not_newer, {"revision": revision, "offer": {}})]
+    return writes
 
 
 def vector_removals(revisions: Sequence[tuple[str, int]], namespace: str) -> list[Write]:
@@ -120,7 +125,7 @@ def vector_removals(revisions: Sequence[tuple[str, int]], namespace: str) -> lis
     ids = _ids(namespace, [product_id for product_id, _ in revisions])
     return [
         DeletePoints(
-            Where(ids=(ids[product_id],), missing="revision", missing_or_at_most=("content_revision", content_revision))
+            Where(ids=(ids[product_id],), missing="revision", missing_or_at_most={"content_revision": content_revision})
         )
         for product_id, content_revision in revisions
     ]

@@ -281,8 +281,7 @@ def _filter(where: rules.Where) -> qdrant.Filter:
         must.append(_empty(where.missing))
     if where.present is not None:
         must_not.append(_empty(where.present))
-    if where.missing_or_at_most is not None:
-        path, highest = where.missing_or_at_most
+    for path, highest in where.missing_or_at_most.items():
         at_most = qdrant.FieldCondition(key=path, range=qdrant.Range(lte=highest))
         must.append(qdrant.Filter(should=[_empty(path), at_most]))
     if where.has_vector is not None:

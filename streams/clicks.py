@@ -4,6 +4,7 @@ One list per user and batch, which names every event it answers. A click that wa
 nothing: the list is made again from the row as it is, because nobody knows whether the first one was published.
 """
 
+import asyncio
 import time
 import uuid
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from store.users import Forgotten, UserStore
 from streams.broker import Outgoing
 from streams.events import UserClick, parse_click, parse_key
 from streams.lossless import Delivery, Message, Outcome, Role
-from streams.ranking import Ranked, Ranker
+from streams.ranking import Ranked, Ranker, warm_up
 from streams.replicas import Replica
 from streams.settings import Settings
 from streams.shelf import Shelf
@@ -64,6 +65,7 @@ class ClicksRole(Role[UserClick | None]):
 
     async def start(self) -> None:
         """The replicas have read to the end before the first click is handled."""
+        await asyncio.to_thread(warm_up)
         await self._replica.start()
 
     async def stop(self) -> None:

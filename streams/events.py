@@ -273,13 +273,12 @@ def parse(contract: Any, raw: bytes) -> Any:
 
 
 def parse_catalog_update(key: bytes | None, raw: bytes | None) -> ProductUpsert | ProductPatch | ProductDelete:
-    """A `catalog-updates` record; a null value is a delete. Raises BadEvent."""
-    product_id = parse_key(key)
+    """A `catalog-updates` record; a null value is a delete. Raises BadEvent, or WrongKey."""
     if raw is None:
-        return ProductDelete(op="delete", product_id=product_id)
+        return ProductDelete(op="delete", product_id=parse_key(key))
     update: ProductUpsert | ProductPatch | ProductDelete = parse(CatalogUpdate, raw)
-    if update.product_id != product_id:
-        raise BadEvent(f"the key is {product_id!r}, the value's product_id {update.product_id!r}: make them the same")
+    if key != update.product_id.encode():
+        raise WrongKey(update.product_id)
     return update
 
 

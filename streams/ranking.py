@@ -5,16 +5,19 @@ clicks; `encoders.blending` puts them in order. A user without a known click get
 out, deleted or seen is no candidate: that is looked at under the shelf's lock, where the list is made.
 """
 
+import base64
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from encoders.blending import blend
 from encoders.next_click import ABSENT, Floats, Mask, Rows, best, embed, score, strongest_click
 from store.history import EVENTS, History
+from store.records import Click
 from streams.events import ListSource
 from streams.neighbours import NewNeighbours
 from streams.shelf import Shelf
@@ -174,6 +177,24 @@ class Ranker:
             # Below every candidate that has a reason of its own: their scores are a few standard deviations.
             items.append(_item(shelf.product_ids[row], POPULAR_SCORE - place, place, "popular", reason))
         return items
+
+
+def warm_up() -> None:
+    """Everything that a list needs is compiled, by making one: the first click does not wait for it."""
+    shelf = Shelf()
+    one = base64.b64encode(np.ones(1, "<f4").tobytes()).decode()
+    for product_id in (b"a", b"b"):
+        offer = {"revision": 1, "title": "", "state": "listable", "created_at": 0.0}
+        shelf.put_offer(product_id, orjson.dumps(offer), ())
+        shelf.put_vectors(product_id, orjson.dumps({"content_revision": 1, "fused": one}), ())
+        factors = {"epoch": 1, "sequence": 1, "context": one, "target": one, "bias": 0.0, "clicks": 1}
+        shelf.put_factors(product_id, orjson.dumps(factors), ())
+    six = base64.b64encode(np.ones(6, "<f4").tobytes()).decode()
+    shared = {"position_weights": one, "gap_weights": six, "memory_weights": one}
+    sizes = {"epoch": 1, "sequence": 1, "factors": 1, "memory_length": 1, "memory_decay": 1.0}
+    shelf.put_weights(b"next-click", orjson.dumps(shared | sizes), ())
+    history = History.of((Click("a", "view_item", 0.0),))
+    Ranker(shelf, length=1, seen_events=()).rank([history])
 
 
 @dataclass(frozen=True, slots=True)

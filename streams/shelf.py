@@ -6,6 +6,7 @@ writer can turn a row back. `lock` is held while rows change and while a ranking
 """
 
 import threading
+import time
 from collections import OrderedDict
 
 import numpy as np
@@ -17,6 +18,7 @@ from streams.broker import Headers
 from streams.events import unpack_vector
 
 TOMBSTONES_MAX = 100_000
+TOMBSTONE_S = 3_600.0
 ARRIVALS_MAX = 100_000
 Version = tuple[int, int]
 
@@ -45,7 +47,7 @@ class Shelf:
         self._offer_revision: NDArray[np.int64] = np.zeros(0, np.int64)
         self._vector_revision: NDArray[np.int64] = np.zeros(0, np.int64)
         self._factor_version: NDArray[np.int64] = np.zeros((0, 2), np.int64)
-        self._tombstones: OrderedDict[str, int] = OrderedDict()  # deleted product -> its last revision
+        self._tombstones: OrderedDict[str, tuple[int, float]] = OrderedDict()  # product -> its last revision, and when
         self._epoch = 0
         self._free: list[int] = []
 
@@ -61,7 +63,7 @@ class Shelf:
             self._remove_offer(product_id, int(dict(headers).get("revision", b"0")))
             return
         offer = orjson.loads(value)
-        if offer["revision"] <= self._tombstones.get(product_id, -1):
+        if self._is_deleted_since(product_id, offer["revision"]):
             return
         row = self._row(product_id)
         if offer["revision"] < self._offer_revision[row]:
@@ -159,7 +161,8 @@ class Shelf:
         return row
 
     def _remove_offer(self, product_id: str, revision: int) -> None:
-        self._tombstones[product_id] = max(revision, self._tombstones.get(product_id, -1))
+        known, _ = self._tombstones.get(product_id, (-1, 0.0))
+        self._tombstones[product_id] = (max(revision, known), time.monotonic())
         self._tombstones.move_to_end(product_id)
         if len(self._tombstones) > TOMBSTONES_MAX:
             self._tombstones.popitem(last=False)
@@ -168,6 +171,12 @@ class Shelf:
             self.listable[row] = False
             self._offer_revision[row] = -1
             self._free_if_empty(product_id, row)
+
+    def _is_deleted_since(self, product_id: str, revision: int) -> bool:
+        """True if a delete of a higher revision came lately. No writer is an hour late, and a product whose row was
+        purged begins at revision 1 again."""
+        deleted, at = self._tombstones.get(product_id, (-1, 0.0))
+        return revision < deleted and time.monotonic() - at < TOMBSTONE_S
 
     def _free_if_empty(self, product_id: str, row: int) -> None:
         if self._offer_revision[row] < 0 and not self.has_vector[row] and not self.has_factors[row]:

@@ -226,8 +226,10 @@ def test_a_stale_offer_is_ignored_alone_and_within_a_batch(store: Store) -> None
     store.put_offers(
         [offer("p", 5, title="five"), offer("p", 4, title="four"), offer("q", 1), offer("q", 2, title="two")]
     )
-    store.put_offers([offer("p", 3, title="three"), offer("p", 5, title="five again")])
+    store.put_offers([offer("p", 3, title="three")])
     assert title(store, "p") == "five"
+    store.put_offers([offer("p", 5, title="five, run again with more folded in")])
+    assert title(store, "p") == "five, run again with more folded in"
     assert title(store, "q") == "two"
 
 
@@ -273,11 +275,20 @@ def test_a_stale_write_that_stops_half_way_and_goes_on_after_a_newer_one_changes
     assert title(store, "p") == "new"
 
 
-def test_a_delete_wins_over_lower_revisions_only(store: Store) -> None:
+def test_a_delete_wins_over_the_same_revision_and_lower_ones(store: Store) -> None:
     store.put_offers([offer("older", 3), offer("same", 4), offer("newer", 5)])
-    store.put_vectors([vectors("no offer", 9, fused=[1, 0])])
+    store.put_vectors([vectors("no offer", 4, fused=[1, 0])])
     store.remove([(name, 4) for name in ("older", "same", "newer", "no offer", "nobody")])
-    assert {name for name in ("older", "same", "newer", "no offer") if store.fetch(name)} == {"same", "newer"}
+    assert {name for name in ("older", "same", "newer", "no offer") if store.fetch(name)} == {"newer"}
+
+
+def test_a_late_delete_leaves_the_vectors_of_a_product_that_has_come_back(store: Store) -> None:
+    store.put_offers([offer("p", 3)])
+    store.put_vectors([vectors("p", 6, fused=[1, 0])])
+    store.remove([("p", 5)])
+    assert store.nearest("fused", array([1, 0]), 1) == []
+    store.put_offers([offer("p", 6)])
+    assert [hit.product_id for hit in store.nearest("fused", array([1, 0]), 1)] == ["p"]
 
 
 def test_a_product_that_comes_back_after_its_delete_has_none_of_its_old_vectors(store: Store) -> None:
@@ -357,12 +368,15 @@ class DictModel:
         point = self.points.get(product)
         new = {"revision": 0, "state": None, "content_revision": 0, "vectors": {}}
         match kind:
-            case "offer" if point is None or revision > point["revision"]:
+            case "offer" if point is None or revision >= point["revision"]:
                 self.points[product] = {**(point or new), "revision": revision, "state": value}
             case "vectors" if point is None or revision >= point["content_revision"]:
                 self.points[product] = {**(point or new), "content_revision": revision, "vectors": dict(value)}
-            case "remove" if point is not None and point["revision"] < revision:
-                del self.points[product]
+            case "remove" if point is not None and point["revision"] <= revision:
+                if point["content_revision"] <= revision:
+                    del self.points[product]
+                else:
+                    self.points[product] = {**point, "revision": revision, "state": None}
             case "remove_vectors" if point is not None:
                 if point["revision"] == 0 and point["content_revision"] <= revision:
                     del self.points[product]

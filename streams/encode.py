@@ -1,0 +1,160 @@
+"""Encode requests become vectors: pictures are fetched and decoded, both modalities encoded and fused.
+
+Without a database, so as many of these as there are GPUs may run. The only role of the stream that imports torch, and
+it does so when it starts. While one batch is encoded, the pictures of the next are fetched.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from encoders.product import EncodedProduct, ProductContent, ProductEncoder, product_content
+from streams.broker import Outgoing
+from streams.events import (
+    BadEvent,
+    EncodeRequest,
+    Gone,
+    Missing,
+    ProductVectors,
+    pack_vector,
+    parse,
+    parse_gone,
+)
+from streams.lossless import Delivery, Message, Outcome, Role
+from streams.pictures import Picture, PictureLoader, PictureMissing
+from streams.settings import Settings
+from streams.topics import TopicNames
+
+Event = EncodeRequest | Gone
+Pictures = Mapping[str, Picture | PictureMissing | None]
+"""By product id; None: the product links to no picture."""
+
+NO_LINKS = "the product has no image_links: add one"
+NO_WORDS = "title, description, brand, category and attributes have no words: add some"
+
+
+class EncodeRole(Role[Event]):
+    """Writer of product-vectors. The newest request of a product in a batch is answered, the others are not."""
+
+    name = "encode"
+    prepares = True
+
+    def __init__(self, settings: Settings, names: TopicNames) -> None:
+        self.topics = (names.encode_requests,)
+        self.batch_max = settings.encode_batch
+        self._vectors_topic = names.product_vectors
+        self._settings = settings
+        self._encoder: ProductEncoder | None = None
+        self._loader: PictureLoader | None = None
+        self._pictures_missing = 0
+
+    async def start(self) -> None:
+        """The models are loaded. Raises UnknownSource if their weights cannot be had."""
+        settings = self._settings
+        self._encoder = await asyncio.to_thread(
+            ProductEncoder,
+            settings.image_encoder,
+            settings.text_encoder,
+            settings.device,
+            settings.encode_threads,
+        )
+        self._loader = PictureLoader(
+            pictures_root=settings.pictures_root,
+            pictures_allow_private=settings.pictures_allow_private,
+            picture_max_bytes=settings.picture_max_bytes,
+            picture_max_pixels=settings.picture_max_pixels,
+            picture_timeout_s=settings.picture_timeout_s,
+        )
+
+    async def stop(self) -> None:
+        if self._loader is not None:
+            await self._loader.__aexit__(None, None, None)
+
+    def parse(self, message: Message) -> Event:
+        if message.value is None:
+            return parse_gone(message.key, message.headers)
+        request: EncodeRequest = parse(EncodeRequest, message.value)
+        return request
+
+    async def prepare(self, batch: Sequence[Delivery[Event]]) -> Pictures:
+        """The pictures of the batch, fetched and decoded side by side."""
+        assert self._loader is not None, "start() comes first"
+        requests = [event for event in newest(batch) if isinstance(event, EncodeRequest)]
+        pictures = await self._loader.load_pictures([request.image_links for request in requests])
+        return dict(zip((request.product_id for request in requests), pictures, strict=True))
+
+    def compute(self, batch: Sequence[Delivery[Event]], prepared: Pictures) -> Outcome:
+        """The vectors of each product, or null where it is gone."""
+        events = newest(batch)
+        requests = [event for event in events if isinstance(event, EncodeRequest)]
+        encoded = self._encode([_content(request, prepared[request.product_id]) for request in requests])
+        publish = [self._gone(event) for event in events if isinstance(event, Gone)]
+        for request, product in zip(requests, encoded, strict=True):
+            publish.append(self._vectors(request, product, prepared[request.product_id]))
+        self._pictures_missing += sum(isinstance(picture, PictureMissing) for picture in prepared.values())
+        return Outcome(publish)
+
+    def details(self) -> dict[str, float | int | str]:
+        known = {"device": self._encoder.device, "fingerprint": self._encoder.fingerprint} if self._encoder else {}
+        return {**known, "pictures_missing": self._pictures_missing}
+
+    def _encode(self, contents: list[ProductContent]) -> list[EncodedProduct]:
+        assert self._encoder is not None, "start() comes first"
+        try:
+            return self._encoder.encode(contents) if contents else []
+        except (ValueError, ArithmeticError) as error:
+            raise BadEvent(f"the encoder cannot take this product ({error}): change its words or picture") from error
+
+    def _vectors(self, request: EncodeRequest, product: EncodedProduct, picture: Any) -> Outgoing:
+        assert self._encoder is not None
+        vectors = ProductVectors(
+            product_id=request.product_id,
+            content_revision=request.content_revision,
+            encoder=self._encoder.fingerprint,
+            image=None if product.image is None else pack_vector(product.image),
+            text=None if product.text is None else pack_vector(product.text),
+            fused=None if product.fused is None else pack_vector(product.fused),
+            missing=_missing(product, picture),
+        )
+        headers = (("content-revision", b"%d" % request.content_revision),)
+        return Outgoing(self._vectors_topic, request.product_id.encode(), vectors.model_dump_json().encode(), headers)
+
+    def _gone(self, gone: Gone) -> Outgoing:
+        return Outgoing(self._vectors_topic, gone.product_id.encode(), None, (("revision", b"%d" % gone.revision),))
+
+
+def newest(batch: Sequence[Delivery[Event]]) -> list[Event]:
+    """Of each product the event with the highest revision, which a record written late does not have."""
+    found: dict[str, Event] = {}
+    for _, event in batch:
+        known = found.get(event.product_id)
+        if known is None or _revision(event) >= _revision(known):
+            found[event.product_id] = event
+    return list(found.values())
+
+
+def _revision(event: Event) -> int:
+    return event.revision if isinstance(event, Gone) else event.content_revision
+
+
+def _content(request: EncodeRequest, picture: Picture | PictureMissing | None) -> ProductContent:
+    return product_content(
+        title=request.title,
+        brand=request.brand,
+        category=request.category,
+        attributes=request.attributes,
+        description=request.description,
+        picture=picture.array if isinstance(picture, Picture) else None,
+    )
+
+
+def _missing(product: EncodedProduct, picture: Picture | PictureMissing | None) -> list[Missing]:
+    """Why a modality has no vector."""
+    missing = []
+    if isinstance(picture, PictureMissing):
+        missing.append(Missing(modality="image", reason=picture.reason, retry=picture.retry))
+    elif picture is None:
+        missing.append(Missing(modality="image", reason=NO_LINKS, retry=False))
+    if product.text is None:
+        missing.append(Missing(modality="text", reason=NO_WORDS, retry=False))
+    return missing

@@ -1,0 +1,210 @@
+"""The encode role on the real packaged encoders: what goes wrong with one product leaves the others as they are."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from messages import NAMES, Json, Source, delivered
+from PIL import Image
+
+from encoders.product import ProductContent, ProductEncoder
+from streams.encode import NO_LINKS, NO_WORDS, EncodeRole
+from streams.events import BadEvent, ProductVectors, parse, unpack_vector
+from streams.lossless import Message, Outcome
+from streams.settings import Settings
+
+COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200)}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of good and bad pictures."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for name, colour in COLOURS.items():
+        striped = Image.new("RGB", (64, 64), colour)
+        striped.paste((250, 250, 250), (0, 20, 64, 30))
+        striped.save(folder / f"{name}.png")
+        striped.convert("CMYK").save(folder / f"{name}-cmyk.jpg")
+    frames = [Image.new("RGB", (64, 64), colour) for colour in COLOURS.values()]
+    frames[0].save(folder / "animated.gif", save_all=True, append_images=frames[1:])
+    Image.new("RGB", (1, 1)).save(folder / "dot.png")
+    Image.new("1", (3_000, 3_000)).save(folder / "bomb.png")  # 9 million pixels in 1 KB
+    (folder / "text.png").write_text("I am not a picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def started(pictures: Path) -> Iterator[tuple[asyncio.Runner, EncodeRole]]:
+    settings = Settings(home=pictures, pictures_root=pictures, picture_max_pixels=4_000_000, device="cpu")
+    role = EncodeRole(settings, NAMES)
+    with asyncio.Runner() as runner:
+        runner.run(role.start())
+        yield runner, role
+        runner.run(role.stop())
+
+
+@pytest.fixture
+def requests() -> Source:
+    return Source(NAMES.encode_requests)
+
+
+def request(key: str, *links: str, content_revision: int = 1, **changes: Any) -> Json:
+    return {
+        "product_id": key,
+        "content_revision": content_revision,
+        "title": f"{key.title()} striped cotton shirt",
+        "description": "",
+        "brand": "Tidewear",
+        "category": ["Clothing", "Shirts"],
+        "attributes": {},
+        "image_links": list(links),
+        **changes,
+    }
+
+
+def run(started: tuple[asyncio.Runner, EncodeRole], *messages: Message) -> Outcome:
+    runner, role = started
+    batch = delivered(role, messages)
+    return role.compute(batch, runner.run(role.prepare(batch)))
+
+
+def vectors(outcome: Outcome) -> dict[str, ProductVectors | None]:
+    """What was published, by product, which must be there once each."""
+    assert {message.topic for message in outcome.publish} <= {NAMES.product_vectors}
+    found = {}
+    for message in outcome.publish:
+        key = (message.key or b"").decode()
+        assert key not in found
+        found[key] = None if message.value is None else parse(ProductVectors, message.value)
+    return found
+
+
+def test_a_product_becomes_its_encoder_s_vectors(
+    started: tuple[asyncio.Runner, EncodeRole], requests: Source, pictures: Path
+) -> None:
+    outcome = run(started, requests.message("red", request("red", "red.png", content_revision=7)))
+    [message] = outcome.publish
+    assert dict(message.headers) == {"content-revision": b"7"}
+    record = vectors(outcome)["red"]
+    assert record is not None
+    encoder: ProductEncoder = started[1]._encoder  # type: ignore[assignment]
+    assert (record.content_revision, record.encoder, record.missing) == (7, encoder.fingerprint, [])
+    array = np.asarray(Image.open(pictures / "red.png"))
+    title, category, brand = "Red striped cotton shirt", "Shirts", "Tidewear"
+    [expected] = encoder.encode([ProductContent(f"{title}. {category}", array, f"Clothing. brand: {brand}")])
+    for name in ("image", "text", "fused"):
+        np.testing.assert_allclose(unpack_vector(getattr(record, name)), getattr(expected, name), atol=1e-6)
+
+
+def test_bad_pictures_are_named_with_a_remedy_and_the_good_ones_go_through_untouched(
+    started: tuple[asyncio.Runner, EncodeRole], requests: Source
+) -> None:
+    links = {
+        "good": "red.png",
+        "cmyk": "red-cmyk.jpg",
+        "animated": "animated.gif",
+        "text": "text.png",
+        "bomb": "bomb.png",
+        "dot": "dot.png",
+        "absent": "nowhere.png",
+        "outside": "../secret.png",
+        "ftp": "ftp://pictures.example/red.png",
+    }
+    found = vectors(run(started, *[requests.message(key, request(key, link)) for key, link in links.items()]))
+    assert found.keys() == links.keys()
+    missing = {key: record.missing for key, record in found.items() if record and record.missing}
+    reasons = {key: (part.modality, part.retry) for key, [part] in missing.items()}
+    assert reasons == {
+        "text": ("image", False),
+        "bomb": ("image", False),
+        "dot": ("image", False),
+        "absent": ("image", True),
+        "outside": ("image", False),
+        "ftp": ("image", False),
+    }
+    for key, words in {
+        "text": "no picture",
+        "bomb": "more than 4000000 pixels",
+        "dot": "1 x 1",
+        "absent": "put it there",
+        "outside": "outside of pictures_root",
+        "ftp": "neither http",
+    }.items():
+        assert words in missing[key][0].reason
+        record = found[key]
+        assert record is not None
+        assert record.image is None
+        assert record.fused is not None, "words alone are fused as well"
+    [alone] = vectors(run(started, requests.message("good", request("good", "red.png")))).values()
+    good = found["good"]
+    assert alone is not None
+    assert good is not None
+    for name in ("image", "text", "fused"):
+        np.testing.assert_allclose(
+            unpack_vector(getattr(good, name)), unpack_vector(getattr(alone, name)), atol=1e-4, err_msg=name
+        )
+    assert started[1].details()["pictures_missing"] == 6
+
+
+def test_the_first_link_that_works_is_used(started: tuple[asyncio.Runner, EncodeRole], requests: Source) -> None:
+    first = vectors(run(started, requests.message("red", request("red", "text.png", "nowhere.png", "red.png"))))["red"]
+    plain = vectors(run(started, requests.message("red", request("red", "red.png"))))["red"]
+    assert first is not None
+    assert first == plain
+
+
+def test_a_product_without_words_or_picture_has_a_record_that_says_so(
+    started: tuple[asyncio.Runner, EncodeRole], requests: Source
+) -> None:
+    nothing = request("none", title=" ", brand=None, category=[])
+    record = vectors(run(started, requests.message("none", nothing)))["none"]
+    assert record is not None
+    assert (record.image, record.text, record.fused) == (None, None, None)
+    assert [(part.modality, part.reason, part.retry) for part in record.missing] == [
+        ("image", NO_LINKS, False),
+        ("text", NO_WORDS, False),
+    ]
+
+
+def test_only_the_newest_request_of_a_product_is_answered(
+    started: tuple[asyncio.Runner, EncodeRole], requests: Source
+) -> None:
+    gone = {"headers": [("revision", b"5")]}
+    outcome = run(
+        started,
+        requests.message("late", request("late", content_revision=4)),
+        requests.message("late", request("late", content_revision=2)),
+        requests.message("deleted", request("deleted", content_revision=3)),
+        requests.message("deleted", None, **gone),  # type: ignore[arg-type]
+        requests.message("back", None, **gone),  # type: ignore[arg-type]
+        requests.message("back", request("back", content_revision=6)),
+    )
+    revisions = {key: record and record.content_revision for key, record in vectors(outcome).items()}
+    assert revisions == {"late": 4, "deleted": None, "back": 6}
+    assert [m.headers for m in outcome.publish if m.value is None] == [(("revision", b"5"),)]
+
+
+def test_a_null_without_its_revision_is_refused(started: tuple[asyncio.Runner, EncodeRole], requests: Source) -> None:
+    with pytest.raises(BadEvent, match="a null record needs its revision as header, got b'': let Freshet publish it"):
+        started[1].parse(requests.message("cup", None))
+
+
+def test_what_the_encoder_cannot_take_is_a_bad_event(
+    started: tuple[asyncio.Runner, EncodeRole], requests: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_finite(*_: Any) -> None:
+        raise FloatingPointError("a value is not finite")
+
+    monkeypatch.setattr(ProductEncoder, "encode", not_finite)
+    with pytest.raises(BadEvent, match=r"cannot take this product \(a value is not finite\): change its words or"):
+        run(started, requests.message("red", request("red")))
+
+
+def test_nothing_imports_torch_before_the_role_starts() -> None:
+    code = "import sys, streams.encode; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,93 @@
+"""Fusion: attention over the modalities, known by hand and by its properties."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from encoders.fusion import Fusion, attention_weights, orthonormal_maps, unit_rows
+from encoders.weights import FusionRecipe
+
+WIDTHS = {"image": 12, "text": 5}
+RECIPE = FusionRecipe(width=9, image_importance=0.5, text_importance=1.0, seed=3)
+
+
+def unit(seed: int, count: int, width: int) -> np.ndarray:
+    return unit_rows(np.random.default_rng(seed).normal(size=(count, width)).astype(np.float32))
+
+
+def test_the_attention_of_two_tokens_is_the_one_worked_by_hand() -> None:
+    # Tokens (3, 0) and (0, 4), query (3, 4): cosines 3/5 and 4/5, softmax 1 / (1 + e^.2) = .4502 and .5498.
+    tokens = np.array([[[3.0, 0.0], [0.0, 4.0]]], np.float32)
+    weights = attention_weights(np.array([[3.0, 4.0]], np.float32), tokens, np.array([[True, True]]))
+    assert weights == pytest.approx(np.array([[0.450166, 0.549834]]), abs=1e-6)
+
+
+def test_a_missing_modality_has_weight_exactly_zero() -> None:
+    tokens = np.array([[[3.0, 0.0], [0.0, 4.0]]] * 3, np.float32)
+    present = np.array([[True, False], [False, True], [False, False]])
+    weights = attention_weights(np.ones((3, 2), np.float32), tokens, present)
+    assert weights.tolist() == [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
+
+
+def test_what_stands_in_the_place_of_a_missing_modality_changes_nothing() -> None:
+    fusion = Fusion(WIDTHS, RECIPE)
+    text, present = unit(1, 1, 5), np.array([[False, True]])
+    empty = fusion.fuse(np.zeros((1, 12), np.float32), text, present)
+    assert np.array_equal(empty, fusion.fuse(unit(2, 1, 12), text, present))
+    assert empty @ fusion.maps["image"].T == pytest.approx(np.zeros((1, 12)), abs=1e-6)
+
+
+def test_a_product_with_neither_modality_is_fused_to_zeros() -> None:
+    fused = Fusion(WIDTHS, RECIPE).fuse(np.zeros((2, 12), np.float32), unit(1, 2, 5), np.array([[0, 0], [0, 1]], bool))
+    assert not fused[0].any()
+    assert np.linalg.norm(fused[1]) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_maps_are_orthonormal_and_their_images_orthogonal() -> None:
+    maps = orthonormal_maps(WIDTHS, width=9, seed=3)
+    assert maps["text"] @ maps["text"].T == pytest.approx(np.eye(5), abs=1e-6)
+    assert maps["text"] @ maps["image"].T == pytest.approx(np.zeros((5, 12)), abs=1e-6)
+    projection = maps["image"].T @ maps["image"]  # onto the 4 dimensions that the text leaves
+    assert projection @ projection == pytest.approx(projection, abs=1e-6)
+    assert np.trace(projection) == pytest.approx(4.0, abs=1e-5)
+
+
+def test_the_same_seed_gives_the_same_maps_and_another_seed_others() -> None:
+    first, again, other = (orthonormal_maps(WIDTHS, width=9, seed=seed)["image"] for seed in (3, 3, 4))
+    assert np.array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
+def test_the_fused_cosine_is_the_weighted_mean_of_the_modalities_cosines() -> None:
+    # Wide enough that nothing is projected away. Weights: cosines .5 and 1 over sqrt(1.25), softmax, times importance.
+    fusion = Fusion(WIDTHS, FusionRecipe(width=17, image_importance=0.5, text_importance=1.0, seed=3))
+    image, text = unit(1, 2, 12), unit(2, 2, 5)
+    fused = fusion.fuse(image, text, np.ones((2, 2), bool))
+    attention = np.exp(np.array([0.5, 1.0]) / np.sqrt(1.25))
+    share = (attention / attention.sum() * [0.5, 1.0]) ** 2
+    expected = (share[0] * image[0] @ image[1] + share[1] * text[0] @ text[1]) / share.sum()
+    assert fused[0] @ fused[1] == pytest.approx(expected, abs=1e-5)
+
+
+@given(st.permutations(range(6)), st.lists(st.tuples(st.booleans(), st.booleans()), min_size=6, max_size=6))
+def test_the_batch_order_permutes_the_output_and_a_batch_equals_singles(
+    order: list[int], flags: list[tuple[bool, bool]]
+) -> None:
+    fusion = Fusion(WIDTHS, RECIPE)
+    image, text, present = unit(1, 6, 12), unit(2, 6, 5), np.array(flags)
+    together = fusion.fuse(image, text, present)
+    assert fusion.fuse(image[order], text[order], present[order]) == pytest.approx(together[order], abs=1e-6)
+    singles = [fusion.fuse(image[[i]], text[[i]], present[[i]])[0] for i in range(6)]
+    assert np.stack(singles) == pytest.approx(together, abs=1e-6)
+
+
+def test_a_fused_width_without_room_for_the_picture_is_refused() -> None:
+    with pytest.raises(ValueError, match="fused width 5 must be above the text's 5: raise it"):
+        Fusion(WIDTHS, FusionRecipe(width=5))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_a_vector_that_is_not_finite_or_zero_raises(value: float) -> None:
+    with pytest.raises(FloatingPointError, match="zero or not finite"):
+        unit_rows(np.full((1, 3), value, np.float32))
