@@ -11,6 +11,7 @@ import aiokafka
 import faust
 import faust.streams
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.errors import IllegalStateError
 from faust.app.base import BootStrategy
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 
@@ -55,10 +56,34 @@ class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
             heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
         )
 
+    async def seek_to_committed(self) -> Any:
+        """Every partition is read on from its committed offset, or from its beginning if it has none."""
+        return await self.call_thread(self._seek_to_committed)
+
+    async def _seek_to_committed(self) -> Any:
+        consumer = self._ensure_consumer()
+        committed = await consumer.seek_to_committed()
+        # aiokafka leaves a partition without a committed offset where it is, and during a rebalance Faust drops what it
+        # has fetched and relies on this seek to read it again: those events would be lost.
+        if never := [tp for tp, offset in committed.items() if not offset]:
+            await consumer.seek_to_beginning(*never)
+        return committed
+
 
 class _Consumer(Consumer):  # type: ignore[misc]
     def _new_consumer_thread(self) -> _Thread:
         return _Thread(self, loop=self.loop, beacon=self.beacon)
+
+    async def perform_seek(self) -> None:
+        """Read on from the committed offsets; if that fails, the group has crashed."""
+        try:
+            await super().perform_seek()
+        except (IllegalStateError, AssertionError):
+            raise  # the partitions were taken away meanwhile
+        except Exception as error:
+            # Faust would log it and read on behind the events that it has dropped.
+            await self.crash(error)
+            raise
 
 
 class _Transport(Transport):  # type: ignore[misc]

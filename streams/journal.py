@@ -54,7 +54,7 @@ class Journal:
         self._write()
 
     def release(self, events: Iterable[EventId]) -> None:
-        """A crash does not count against these any more, for now (they wait for something outside)."""
+        """A crash does not count against these any more, for now."""
         self._in_hand.difference_update(events)
         self._write()
 
@@ -64,6 +64,8 @@ class Journal:
             self.crashes.pop(event, None)
 
     def close(self) -> None:
+        """The process ends in good order: what it had in hand is not to blame."""
+        self.release(set(self._in_hand))
         os.close(self._file)
 
     def _write(self) -> None:

@@ -114,7 +114,7 @@ class Role(Generic[Event]):
         return Outcome()
 
     async def stop(self) -> None:
-        """Called after the last batch."""
+        """Called after the last batch, also if `start` did not succeed."""
 
     def details(self) -> dict[str, float | int | str]:
         """Facts for the status."""
@@ -136,6 +136,10 @@ class Progress:
 
 class Abandoned(Exception):
     """The batch is dropped without an acknowledgement: we stop, or its partitions are not ours any more."""
+
+
+class GroupCrashed(Exception):
+    """Faust's consumer ended by itself: nothing would be read any more."""
 
 
 class _Batch(NamedTuple):
@@ -174,22 +178,27 @@ class LosslessConsumer(Generic[Event]):
     # --- life ----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Consume until `stop` is called. Raises whatever the role raised unexpectedly, before any acknowledgement."""
+        """Consume until `stop` is called. Raises whatever ended the role unexpectedly, before any acknowledgement."""
         self._failure = asyncio.get_running_loop().create_future()
         self._idle.set()
+        stopped: asyncio.Future[Any] = asyncio.ensure_future(self._stopping.wait())
         try:
             await self._until_available(self.role.start, "starts")
+            await self._until_available(self._look_up_topic_ids, "looks up its topics")
+            await self._group.start()
+            while not (stopped.done() or self._failure.done() or self._group.crashed):
+                # Faust's own threads say that they crashed without waking this loop: so it looks once a second.
+                await asyncio.wait({stopped, self._failure}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
         except Abandoned:
-            return
-        await self._group.start()
-        try:
-            stopped: asyncio.Future[Any] = asyncio.ensure_future(self._stopping.wait())
-            await asyncio.wait({stopped, self._failure}, return_when=asyncio.FIRST_COMPLETED)
-            stopped.cancel()
-            if self._failure.done():
-                self._failure.result()
+            log.info("stopped before it had started role=%s", self.role.name)
         finally:
+            stopped.cancel()
             await self._shut_down()
+        if self._failure.done():
+            self._failure.result()
+        if self._group.crashed:
+            raise GroupCrashed(f"Faust gave up: {self._group.crash_reason!r}")
+        self._journal.close()
 
     def stop(self) -> None:
         """Take no more events; `run` returns when the batch in hand is done, or abandoned after shutdown_s."""
@@ -202,7 +211,8 @@ class LosslessConsumer(Generic[Event]):
         except TimeoutError:
             log.warning("batch abandoned role=%s after_s=%s", self.role.name, self._settings.shutdown_s)
         try:
-            await asyncio.wait_for(self._group.stop(), self._settings.shutdown_s)
+            if self._group.started:
+                await asyncio.wait_for(self._group.stop(), self._settings.shutdown_s)
         except TimeoutError:
             log.warning("group did not leave role=%s", self.role.name)
         await self.role.stop()
@@ -247,7 +257,6 @@ class LosslessConsumer(Generic[Event]):
                     log.info("batch dropped role=%s events=%d", self.role.name, len(batch.events))
                 finally:
                     self._in_hand_since = None
-                self._journal.release(d.message.event_id for d in batch.deliveries)
             if self._stopping.is_set():
                 return
 
@@ -286,8 +295,11 @@ class LosslessConsumer(Generic[Event]):
                 suspect = self._is_suspect(batch.events[0])
                 if suspect:
                     await ahead.join()
-                self._journal.hold(d.message.event_id for d in batch.deliveries)
-                await ahead.put((batch, await self.role.prepare(batch.deliveries)))
+                ids = [d.message.event_id for d in batch.deliveries]
+                self._journal.hold(ids)
+                prepared = await self.role.prepare(batch.deliveries)
+                self._journal.release(ids)
+                await ahead.put((batch, prepared))
                 if suspect:  # it is alone in the process, before and after
                     await ahead.join()
 
@@ -414,7 +426,6 @@ class LosslessConsumer(Generic[Event]):
         self, deliveries: list[Delivery[Event]], prepared: Any, letters: list[Outgoing], events: list[Any]
     ) -> int:
         """Compute, publish with confirmation, commit; again while something is unavailable. Returns the rejected."""
-        ids = [d.message.event_id for d in deliveries]
         rejected = 0
 
         async def attempt() -> None:
@@ -423,16 +434,27 @@ class LosslessConsumer(Generic[Event]):
                 raise Abandoned
             outcome = Outcome()
             if deliveries:
-                self._journal.hold(ids)
-                outcome = await self._in_thread(self.role.compute, deliveries, prepared)
+                outcome = await self._compute(deliveries, prepared)
             rejected = len(outcome.rejected)
             await self._publish(outcome.publish + letters + [_letter(m, reason) for m, reason in outcome.rejected])
             if outcome.commit is not _nothing:
                 await self._commit(outcome)
 
-        await self._until_available(attempt, "works on a batch", waits_for=ids)
-        self._journal.clear(ids)
+        await self._until_available(attempt, "works on a batch")
+        self._journal.clear(d.message.event_id for d in deliveries)
         return rejected
+
+    async def _compute(self, deliveries: list[Delivery[Event]], prepared: Any) -> Outcome:
+        """What the role makes of the batch. A crash counts against it meanwhile, but not while it waits for others."""
+        ids = [d.message.event_id for d in deliveries]
+        self._journal.hold(ids)
+        try:
+            outcome: Outcome = await self._in_thread(self.role.compute, deliveries, prepared)
+        except (BadEvent, StaleRows, *Unavailable):
+            self._journal.release(ids)
+            raise
+        self._journal.release(ids)
+        return outcome
 
     async def _publish(self, messages: list[Outgoing]) -> None:
         await self._publisher.publish(messages)
@@ -468,7 +490,7 @@ class LosslessConsumer(Generic[Event]):
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
-    async def _until_available(self, attempt: Callable[[], Any], doing: str, waits_for: Sequence[EventId] = ()) -> None:
+    async def _until_available(self, attempt: Callable[[], Any], doing: str) -> None:
         """Try, with capped backoff while something outside is away. Raises Abandoned when asked to stop."""
         pause_s = 0.05
         while True:
@@ -480,7 +502,6 @@ class LosslessConsumer(Generic[Event]):
             except Unavailable as away:
                 if self.progress.state != "waiting":
                     log.warning("waits role=%s while=%s reason=%s", self.role.name, doing, away)
-                self._journal.release(waits_for)
                 self.progress.state, self.progress.reason = "waiting", str(away)
                 await self._pause(pause_s)
                 pause_s = min(pause_s * 2, self._settings.retry_max_s)

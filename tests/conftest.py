@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["brokers"]
+
 REPOSITORY = Path(__file__).parent.parent
 
 

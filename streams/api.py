@@ -1,0 +1,281 @@
+"""The api role: what is recommended, what is alike, and all that is held of a user or a product, over loopback HTTP.
+
+Every answer is JSON; an error is {"detail": what to do next}.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, Protocol
+
+import uvicorn
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+from store.products import ProductStore
+from store.records import StoreUnavailable
+from store.users import UserStore
+from store.vectors import UnknownProduct, VectorStore
+from streams.broker import BrokerUnavailable
+from streams.ports import listen
+from streams.settings import Settings
+from streams.status import StatusBoard
+
+log = logging.getLogger(__name__)
+
+Recommend = Callable[[str, int], dict[str, Any]]
+Limit = Annotated[int, Query(ge=1, le=200)]
+VectorName = Literal["fused", "image", "text"]
+AWAITED = ("catalog", "encode", "index", "clicks")  # without the learner, lists still come from the last factors
+CLOSE_WITHIN_S = 2
+
+
+class Replicas(Protocol):
+    """The views that `recommend` reads; start() returns when they are full and may raise BrokerUnavailable."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The worker alone handles signals."""
+        yield
+
+
+class Api:
+    """A Runnable that answers HTTP on the settings' loopback address."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        users: UserStore,
+        products: ProductStore,
+        vectors: VectorStore,
+        recommend: Recommend,
+        board: StatusBoard,
+        replicas: Replicas,
+    ) -> None:
+        """Nothing listens yet.
+
+        recommend  (user_id, limit) -> a list as on the topic `recommendations`; runs in any thread, once the
+                   replicas are full, also for a user who is not known
+        """
+        self._settings = settings
+        self._users = users
+        self._products = products
+        self._vectors = vectors
+        self._recommend = recommend
+        self._board = board
+        self._replicas = replicas
+        self._replicas_lack: str | None = "the offers and factors are still being read"
+        self._answered = 0
+        self._started = False
+        self.app = self._make_app()
+        config = uvicorn.Config(
+            self.app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=CLOSE_WITHIN_S,
+        )
+        self._server = _Server(config)
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Answer until `stop` is called. Raises PortTaken."""
+        host, port = self._settings.api_host, self._settings.api_port
+        listener = listen(host, port, setting="FRESHET_API_PORT")
+        log.info("api listens url=http://%s:%d", host, listener.getsockname()[1])
+        beside = [asyncio.create_task(self._board.follow()), asyncio.create_task(self._fill())]
+        try:
+            self._started = True
+            await self._server.serve(sockets=[listener])
+        finally:
+            listener.close()
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            await self._replicas.stop()
+
+    def stop(self) -> None:
+        """Take no more requests; `run` returns when those in hand are answered, CLOSE_WITHIN_S at most."""
+        self._server.should_exit = True
+
+    def status(self) -> dict[str, Any]:
+        """What `streams.events.WorkerStatus` tells of a role; its events are answered requests."""
+        state = "stopping" if self._server.should_exit else "running" if self._started else "starting"
+        return {
+            "state": "waiting" if state == "running" and self._replicas_lack else state,
+            "reason": self._replicas_lack,
+            "events": self._answered,
+            "lag": 0,
+            "oldest_unprocessed_s": 0.0,
+            "dead_letters": 0,
+            "details": {},
+        }
+
+    async def _fill(self) -> None:
+        """The replicas are full; while the broker is away, try again."""
+        while True:
+            try:
+                await self._replicas.start()
+            except BrokerUnavailable as away:
+                self._replicas_lack = str(away)
+                await asyncio.sleep(1.0)
+            else:
+                self._replicas_lack = None
+                return
+
+    # --- what is asked -------------------------------------------------------------------------------------------
+
+    def recommendations(self, user_id: str, limit: Limit = 20) -> dict[str, Any]:
+        """The list for this moment, with the products' titles."""
+        if self._replicas_lack:
+            raise HTTPException(503, f"no lists yet: {self._replicas_lack}; try again in a moment")
+        made = self._recommend(user_id, limit)
+        rows = self._products.read([item["product_id"] for item in made["items"]])
+        titles = {product_id: row.fields.get("title") for product_id, row in rows.items()}
+        items = [{**item, "title": titles.get(item["product_id"])} for item in made["items"]]
+        return {**made, "items": items}
+
+    def similar(self, product_id: str, limit: Limit = 20, name: VectorName = "fused") -> dict[str, Any]:
+        """The listable products whose vector of that name is nearest, best first."""
+        try:
+            hits = self._vectors.similar(product_id, limit, name)
+        except UnknownProduct as unknown:
+            raise HTTPException(404, _no_product(product_id)) from unknown
+        items = [{"product_id": hit.product_id, "score": hit.score, "offer": hit.payload} for hit in hits]
+        return {"product_id": product_id, "name": name, "items": items}
+
+    def user(self, user_id: str) -> dict[str, Any]:
+        """All that is held of a user, with the revision and the offsets of the events that made the row."""
+        row = self._users.read([user_id]).get(user_id)
+        if row is None:
+            raise HTTPException(
+                404,
+                f"nothing is held of a user {user_id!r}: she has no click yet, was forgotten, or the id is misspelled",
+            )
+        return {
+            "user_id": row.user_id,
+            "revision": row.revision,
+            "updated_at": row.updated_at,
+            "clicks": [asdict(click) for click in row.clicks],
+            "recent_event_ids": row.recent_event_ids,
+            "offsets": row.offsets,
+            "embedding_version": row.embedding_version,
+            "embedding_bytes": len(row.embedding or b""),
+        }
+
+    def product(self, product_id: str) -> dict[str, Any]:
+        """All that is held of a product, tombstones too: the catalogue's row, and its point in the vector store."""
+        row = self._products.read([product_id]).get(product_id)
+        point = self._point(product_id)
+        if row is None and point is None:
+            raise HTTPException(404, _no_product(product_id))
+        return {"product_id": product_id, "row": asdict(row) if row else None, "point": point}
+
+    def healthz(self) -> dict[str, Any]:
+        """The process answers."""
+        return {"alive": True}
+
+    def readyz(self) -> JSONResponse:
+        """200 if lists are made and answered, else 503, and what is missing."""
+        missing = list(self._missing(time.time()))
+        return JSONResponse({"ready": not missing, "missing": missing}, 503 if missing else 200)
+
+    def everything(self) -> dict[str, Any]:
+        """What each role says of itself, and the counts of each store, or why there are none."""
+        counts = {"products": self._products.counts, "users": self._users.counts, "vectors": self._vectors.count}
+        return self._board.summary(time.time()) | {"stores": {name: _counted(count) for name, count in counts.items()}}
+
+    def _missing(self, now: float) -> Iterator[str]:
+        roles = self._board.summary(now)["roles"]
+        for name in AWAITED:
+            role = roles[name]
+            if not role["alive"]:
+                yield f"{name}: {role['state']}; start it with `freshet up` or `freshet worker {name}`"
+            elif role["state"] != "running":
+                yield f"{name}: {role['state']}" + (f", {role['reason']}" if role["reason"] else "")
+        if self._replicas_lack:
+            yield f"api: {self._replicas_lack}"
+        for name, count in (("users", self._users.counts), ("vectors", self._vectors.count)):
+            counted = _counted(count)
+            if "error" in counted:
+                yield f"{name}: {counted['error']}"
+
+    def _point(self, product_id: str) -> dict[str, Any] | None:
+        """What the vector store holds of it; why it does not answer, so that the row can be seen all the same."""
+        try:
+            point = self._vectors.fetch(product_id)
+        except StoreUnavailable as away:
+            return {"error": str(away)}
+        if point is None:
+            return None
+        return {"payload": point.payload, "widths": {name: len(vector) for name, vector in point.vectors.items()}}
+
+    # --- routes --------------------------------------------------------------------------------------------------
+
+    def _make_app(self) -> FastAPI:
+        # The order decides: an id may hold slashes, so the routes with something behind the id come first.
+        routes = APIRouter()
+        routes.add_api_route("/healthz", self.healthz)
+        routes.add_api_route("/readyz", self.readyz)
+        routes.add_api_route("/status", self.everything)
+        routes.add_api_route("/users/{user_id:path}/recommendations", self.recommendations)
+        routes.add_api_route("/products/{product_id:path}/similar", self.similar)
+        routes.add_api_route("/users/{user_id:path}", self.user)
+        routes.add_api_route("/products/{product_id:path}", self.product)
+        app = FastAPI(title="Freshet", docs_url=None, redoc_url=None)
+        app.include_router(routes)
+        app.middleware("http")(self._count)
+        app.exception_handler(StoreUnavailable)(_unavailable)
+        app.exception_handler(RequestValidationError)(_refused)
+        app.exception_handler(404)(_not_found)
+        return app
+
+    async def _count(self, request: Request, call_next: Callable[[Request], Any]) -> Any:
+        try:
+            response = await call_next(request)
+        except Exception as error:
+            log.error("request failed path=%s", request.url.path, exc_info=error)
+            response = JSONResponse({"detail": "the api failed at this request: its log says why"}, 500)
+        self._answered += 1
+        return response
+
+
+def _no_product(product_id: str) -> str:
+    return f"there is no product {product_id!r}: it was not published yet, was deleted, or the id is misspelled"
+
+
+def _counted(count: Callable[[], dict[str, int]]) -> dict[str, Any]:
+    try:
+        return dict(count())
+    except StoreUnavailable as away:
+        return {"error": str(away)}
+
+
+def _unavailable(_: Request, away: Exception) -> JSONResponse:
+    return JSONResponse({"detail": f"a store does not answer: {away}; try again in a moment"}, 503)
+
+
+def _refused(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = [f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors()]
+    return JSONResponse({"detail": "; ".join(problems)}, 422)
+
+
+def _not_found(request: Request, error: Exception) -> JSONResponse:
+    detail = getattr(error, "detail", None)
+    if detail == "Not Found":
+        detail = f"there is nothing at {request.url.path}: see /status, /users/ID/recommendations, /products/ID/similar"
+    return JSONResponse({"detail": detail}, 404)

@@ -1,0 +1,250 @@
+"""The command `freshet`: what runs Freshet and what brings data to it. Asking it is streams.cli_ask.
+
+Every import of weight is inside a command, so that `freshet --help` is quick.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from streams import cli_ask
+from streams.terminal import Commands, Failure, read_settings, set_up_logging
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Streaming product recommendations over Kafka.",
+    epilog="Settings are environment variables FRESHET_...; without any, everything runs embedded in ./.freshet.",
+)
+topics_app = typer.Typer(no_args_is_help=True, help="Create the topics, or show them.")
+app.add_typer(topics_app, name="topics", rich_help_panel="Run")
+app.add_typer(cli_ask.app)
+app.add_typer(cli_ask.dead_letters_app, name="dead-letters", rich_help_panel="Ask")
+
+LogLevel = Annotated[str, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> None:
+    """The entry point of the command."""
+    app(prog_name="freshet")
+
+
+# --- run ---------------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel="Run")
+def up(
+    roles: Annotated[
+        list[str] | None,
+        typer.Option("--roles", help="Roles that share a process, like index,api. Repeat it for more processes."),
+    ] = None,
+    log_level: LogLevel = "INFO",
+) -> None:
+    """Run everything on this machine until Ctrl-C: broker (if none is named), topics, all roles, supervised."""
+    import asyncio
+
+    from streams import up as everything
+
+    set_up_logging(log_level)
+    settings = read_settings()
+    groups: list[tuple[str, ...]] = list(everything.GROUPS)
+    if roles:
+        groups = everything.parse_groups(roles, embedded_vectors=settings.qdrant_url is None)
+    asyncio.run(everything.up(settings, groups, cli_ask.names_of(settings), log_level=log_level))
+
+
+@app.command(rich_help_panel="Run")
+def worker(
+    roles: Annotated[list[str], typer.Argument(metavar="ROLE...", help="catalog, encode, index, api, clicks, learner")],
+    log_level: LogLevel = "INFO",
+) -> None:
+    """Run these roles in one process, in the foreground, until SIGTERM or Ctrl-C (for containers)."""
+    import asyncio
+
+    set_up_logging(log_level)
+    settings = read_settings()
+    from streams.roles import run_roles
+
+    asyncio.run(run_roles(roles, settings))
+
+
+@app.command(rich_help_panel="Run")
+def demo(
+    shop: Annotated[Path | None, typer.Option(help="A real shop's folder; without it, one is drawn.")] = None,
+    seconds: Annotated[float, typer.Option(min=20, max=600, help="How long the shop is played.")] = 60,
+    as_json: Json = False,
+) -> None:
+    """Start everything embedded, play a shop for a minute, and show what happens. Nothing is left behind."""
+    import asyncio
+
+    from streams.demo_screen import show
+
+    set_up_logging("ERROR")
+    asyncio.run(show(shop, seconds=seconds, json=as_json))
+
+
+@topics_app.command("create")
+def create_topics() -> None:
+    """Create the topics that are missing; those that exist stay as they are."""
+    from streams import topics
+
+    settings = read_settings()
+    made = topics.create_topics(settings, cli_ask.names_of(settings))
+    for name in made:
+        typer.echo(f"created {name}")
+    if not made:
+        typer.echo("every topic exists")
+
+
+@topics_app.command("show")
+def show_topics(as_json: Json = False) -> None:
+    """Show each topic: what it keeps, and whether it exists."""
+    from streams.broker import Broker
+    from streams.topics import topics_of
+
+    settings = read_settings()
+    wanted = topics_of(settings, cli_ask.names_of(settings))
+    ids = Broker(settings).topic_ids([topic.name for topic in wanted])
+    rows = [
+        {"topic": t.name, "partitions": t.partitions, "kept": t.kept, "days": t.days, "topic_id": ids.get(t.name)}
+        for t in wanted
+    ]
+    if as_json:
+        cli_ask.print_json(rows)
+    else:
+        shown = [(*list(row.values())[:4], "yes" if row["topic_id"] else "missing") for row in rows]
+        cli_ask.print_table(("topic", "partitions", "kept", "days", "exists"), shown)
+
+
+# --- bring data --------------------------------------------------------------------------------------------------
+
+
+@app.command("import", rich_help_panel="Bring data")
+def import_folder(
+    kind: Annotated[Literal["fashion", "online-retail", "grocery"], typer.Argument(help="What the folder holds.")],
+    folder: Annotated[Path, typer.Argument(help="The shop's folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder for catalog.jsonl and, where there are any, clicks.jsonl.")],
+) -> None:
+    """Turn a real shop's folder into files to publish: each line is exactly a topic's value."""
+    from streams.imports import IMPORTERS
+
+    with _progress() as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(name: str, lines: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=None)
+            bar.update(tasks[name], completed=lines)
+
+        imported = IMPORTERS[kind](folder, out, progress)
+    typer.echo(f"{imported.products} products and {imported.clicks} clicks in {out}")
+    if imported.skipped:
+        typer.echo(f"{imported.skipped} rows were skipped, the first: {imported.first_problem}", err=True)
+
+
+@app.command(rich_help_panel="Bring data")
+def simulate(
+    catalog: Annotated[Path, typer.Argument(help="catalog.jsonl of a shop.")],
+    out: Annotated[Path, typer.Argument(help="File for the clicks, like clicks.jsonl.")],
+    users: Annotated[int, typer.Option(min=1, help="Simulated shoppers.")] = 1_000,
+    clicks: Annotated[int, typer.Option(min=1, help="Clicks of them all.")] = 100_000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same shoppers.")] = 0,
+) -> None:
+    """Make clicks of simulated shoppers with tastes, for a shop without clicks. Their user ids say simulated."""
+    import orjson
+
+    from streams import simulate as shoppers
+    from streams.publish import read_lines
+
+    products = [orjson.loads(line.value) for line in read_lines(_existing(catalog), "product_id")]
+    try:
+        made = shoppers.simulate(products, users, clicks, seed)
+    except ValueError as error:
+        raise Failure(f"{catalog}: {error}") from error
+    partial = out.with_name(out.name + ".partial")
+    with _progress() as bar, partial.open("wb") as file:
+        for click in bar.track(made, total=clicks, description=out.name):
+            file.write(orjson.dumps(click, option=orjson.OPT_APPEND_NEWLINE))
+    os.replace(partial, out)
+    typer.echo(f"{clicks} clicks of {users} simulated shoppers in {out}")
+
+
+@app.command(rich_help_panel="Bring data")
+def publish(
+    what: Annotated[Literal["catalog", "clicks"], typer.Argument(help="Which topic the lines are for.")],
+    file: Annotated[Path, typer.Argument(help="JSON lines, each exactly a value of the topic.")],
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Events per second; as fast as it goes without.")
+    ] = None,
+) -> None:
+    """Publish a file to catalog-updates or user-clicks; only what the broker has confirmed is counted."""
+    from streams import publish as publishing
+    from streams.broker import Broker
+    from streams.topics import topic_names
+
+    settings = read_settings()
+    names = topic_names(settings, "")
+    topic, id_field = {
+        "catalog": (names.catalog_updates, "product_id"),
+        "clicks": (names.user_clicks, "user_id"),
+    }[what]
+    broker = Broker(settings)
+    total = publishing.count_lines(_existing(file))
+    publishing.require_topic(broker, topic)
+    with _progress() as bar:
+        task = bar.add_task(f"{file.name} to {topic}", total=total)
+        lines = publishing.read_lines(file, id_field)
+        try:
+            publishing.publish_lines(
+                broker, topic, lines, rate=rate, confirmed=lambda count: bar.update(task, completed=count)
+            )
+        finally:
+            confirmed = int(bar.tasks[0].completed)
+            bar.stop()
+            typer.echo(f"{confirmed} of {total} events confirmed by {topic}")
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise Failure(f"there is no file {path}: `freshet import` or `freshet simulate` makes one")
+    return path
+
+
+@contextmanager
+def _progress() -> "Iterator[Progress]":
+    """A bar on stderr with the rate and the time left, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.finished_speed or task.speed or 0:,.0f}/s")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    terminal = Console(stderr=True)
+    with Progress(*columns, console=terminal, disable=not terminal.is_terminal) as bar:
+        yield bar
+
+
+if __name__ == "__main__":
+    main()

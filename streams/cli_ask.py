@@ -1,0 +1,198 @@
+"""The commands that ask: what is recommended, what is alike, what is held, what went wrong, how it runs."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import quote
+
+import typer
+
+from streams.terminal import Failure, read_settings
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+    from streams.topics import TopicNames
+
+app = typer.Typer()
+dead_letters_app = typer.Typer(no_args_is_help=True, help="What could not be used, and why.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Limit = Annotated[int, typer.Option(min=1, max=200, help="How many.")]
+ASK_WITHIN_S = 30.0
+
+
+# --- lists -------------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel="Ask")
+def recommend(user: str, limit: Limit = 20, as_json: Json = False) -> None:
+    """What is recommended to a user at this moment."""
+    made = _ask(f"/users/{quote(user, safe='')}/recommendations", limit=limit)
+    if as_json:
+        print_json(made)
+        return
+    rows = [
+        (i["rank"], i["title"] or i["product_id"], f"{i['score']:.3f}", i["source"], i["reason"]) for i in made["items"]
+    ]
+    print_table(("", f"for {user}", "score", "source", "reason"), rows)
+
+
+@app.command(rich_help_panel="Ask")
+def similar(
+    product: str,
+    limit: Limit = 20,
+    name: Annotated[Literal["fused", "image", "text"], typer.Option(help="Alike in what.")] = "fused",
+    as_json: Json = False,
+) -> None:
+    """The products that are most like this one."""
+    made = _ask(f"/products/{quote(product, safe='')}/similar", limit=limit, name=name)
+    if as_json:
+        print_json(made)
+        return
+    rows = [(f"{item['score']:.3f}", item["offer"].get("title", ""), item["product_id"]) for item in made["items"]]
+    print_table(("cosine", f"like {product}", "product_id"), rows)
+
+
+@app.command(rich_help_panel="Ask")
+def watch(
+    what: Annotated[Literal["recommendations"], typer.Argument(help="The topic.")],
+    user: Annotated[str | None, typer.Option(help="Only this user's lists.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="End after so many.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print each list that is published from now on, until Ctrl-C."""
+    import contextlib
+    import itertools
+
+    import orjson
+
+    from streams.broker import Broker
+    from streams.publish import watch_lists
+    from streams.topics import topic_names
+
+    settings = read_settings()
+    lists = watch_lists(Broker(settings), topic_names(settings, "").recommendations, user_id=user)
+    typer.echo(f"watching {what}, Ctrl-C ends it", err=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        for value in itertools.islice(lists, count):
+            typer.echo(value.decode() if as_json else _one_line(orjson.loads(value)))
+
+
+def _one_line(made: dict[str, Any]) -> str:
+    items = ", ".join(item["product_id"] for item in made["items"][:5])
+    return f"{made['made_at']} {made['user_id']} ({made['cause']}, {len(made['items'])} items): {items}"
+
+
+# --- what is held ------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel="Ask")
+def show(what: Literal["user", "product"], id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+    """All that is held of a user or a product, with revisions and source offsets, as JSON."""
+    print_json(_ask(f"/{what}s/{quote(id, safe='')}"))
+
+
+@dead_letters_app.command("list")
+def list_dead_letters(
+    topic: Annotated[str | None, typer.Option(help="Only those of this topic, like user-clicks.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the events that could not be used: where they stood, and why."""
+    from streams.broker import Broker
+    from streams.dead_letters import read_dead_letters
+    from streams.topics import dead_letters_of, topics_of
+
+    settings = read_settings()
+    every = {t.name for t in topics_of(settings, names_of(settings))}
+    sources = sorted(name for name in every if dead_letters_of(name) in every)
+    if topic is not None and topic not in sources:
+        raise Failure(f"no dead letters are kept of {topic!r}: take one of {', '.join(sources)}")
+    letters = read_dead_letters(Broker(settings), [topic] if topic else sources)
+    if as_json:
+        for letter in letters:
+            print_json(letter._asdict() | {"key": _text(letter.key), "value": _text(letter.value)}, lines=True)
+        return
+    rows = [(x.at, f"{x.topic}/{x.partition}/{x.offset}", _text(x.key), x.reason) for x in letters]
+    print_table(("given up at", "topic/partition/offset", "key", "reason"), rows)
+
+
+def _text(raw: bytes | None) -> str | None:
+    return None if raw is None else raw.decode(errors="backslashreplace")
+
+
+# --- how it runs -------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel="Ask")
+def status(as_json: Json = False) -> None:
+    """Per role: alive, lag, events/s, oldest unprocessed event; the age of the factors; counts in each store."""
+    found = _ask("/status")
+    if as_json:
+        print_json(found)
+        return
+    columns = ("role", "state", "workers", "events", "events/s", "lag", "oldest s", "dead letters", "waits for")
+    rows = [
+        (
+            *(name, role["state"], role["workers"], role["events"], role["events_per_s"], role["lag"]),
+            *(f"{role['oldest_unprocessed_s']:.1f}", role["dead_letters"], role["reason"] or ""),
+        )
+        for name, role in found["roles"].items()
+    ]
+    print_table(columns, rows)
+    age_s = found["factors_age_s"]
+    typer.echo(f"factors: {'none yet' if age_s is None else f'{age_s:.1f} s old'}")
+    for name, counts in found["stores"].items():
+        typer.echo(f"{name}: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
+
+
+# --- asking and printing -----------------------------------------------------------------------------------------
+
+
+def _ask(path: str, **query: Any) -> Any:
+    """The api's answer. Raises Failure with what it says, or if nobody answers."""
+    import httpx
+
+    settings = read_settings()
+    host = f"[{settings.api_host}]" if ":" in settings.api_host else settings.api_host
+    url = f"http://{host}:{settings.api_port}"
+    try:
+        # trust_env: a proxy of the environment must not come between us and the loopback address.
+        with httpx.Client(base_url=url, timeout=ASK_WITHIN_S, trust_env=False) as client:
+            response = client.get(path, params=query)
+        answer = response.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise Failure(
+            f"no answer from Freshet's api at {url} ({type(error).__name__}): start it with `freshet up`, "
+            "or set FRESHET_API_PORT to where it listens"
+        ) from error
+    if response.is_error:
+        raise Failure(str(answer.get("detail", answer)))
+    return answer
+
+
+def names_of(settings: "Settings") -> "TopicNames":
+    """Every topic's name, that of the vectors by the encoders' fingerprint. Raises UnknownSource."""
+    from encoders.weights import fingerprint_of
+    from streams.topics import topic_names
+
+    return topic_names(settings, fingerprint_of(settings.image_encoder, settings.text_encoder))
+
+
+def print_json(value: Any, *, lines: bool = False) -> None:
+    """JSON on stdout, indented, or for many values each on its line."""
+    import orjson
+
+    typer.echo(orjson.dumps(value, option=None if lines else orjson.OPT_INDENT_2).decode())
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table on stdout, as wide as the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    Console().print(table)

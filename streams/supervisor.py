@@ -1,0 +1,235 @@
+"""One supervisor over many processes: a process that ends is started again, and none outlives the supervisor."""
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+import time
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+log = logging.getLogger(__name__)
+
+MISCONFIGURED = 78  # EX_CONFIG of sysexits.h: to start it again would change nothing
+LOG_MAX_BYTES = 10_000_000
+PR_SET_PDEATHSIG = 1
+
+
+class ChildMisconfigured(Exception):
+    """A process has ended because of its settings: what it wrote last says which."""
+
+
+class ChildNotReady(Exception):
+    """A process that others wait for ended before it was ready."""
+
+
+@dataclass(frozen=True)
+class Child:
+    """A process as it should run."""
+
+    name: str  # also of its log file
+    command: Sequence[str]
+    environment: Mapping[str, str] | None = None  # None: the supervisor's own
+    nice: int = 0
+    ready: Callable[[], Awaitable[None]] | None = None  # later ones start when it has returned, and stop before
+
+
+def dies_with_parent(nice: int = 0) -> Callable[[], None]:
+    """What a child runs before exec, so that Linux kills it when the thread that started it ends, for any reason."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: after a fork almost nothing is safe
+    parent = os.getpid()
+
+    def before_exec() -> None:
+        if libc is not None:
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:  # it has died before the line above
+                os._exit(1)
+        os.nice(nice)
+
+    return before_exec
+
+
+class Supervisor:
+    """Keeps every child running; one that crashes is started again alone, after a pause that doubles."""
+
+    def __init__(
+        self,
+        children: Sequence[Child],
+        logs: Path,
+        *,
+        first_pause_s: float = 0.2,
+        longest_pause_s: float = 10.0,
+        steady_after_s: float = 30.0,
+        kill_after_s: float = 10.0,
+    ) -> None:
+        """Nothing is started yet.
+
+        logs            folder of <name>.log
+        steady_after_s  a process that lived so long is started again after first_pause_s
+        kill_after_s    between SIGTERM and SIGKILL
+        """
+        self.restarts = dict.fromkeys((child.name for child in children), 0)
+        self._children = children
+        self._logs = logs
+        self._first_pause_s = first_pause_s
+        self._longest_pause_s = longest_pause_s
+        self._steady_after_s = steady_after_s
+        self._kill_after_s = kill_after_s
+        self._running: dict[str, Process] = {}
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._posts: dict[str, _Post] = {}
+
+    @property
+    def processes(self) -> dict[str, int]:
+        """The process id of each child that runs now, by name."""
+        return {name: process.pid for name, process in self._running.items()}
+
+    async def start(self) -> None:
+        """Every child has been started, in order, and those with `ready` are. If one cannot be, none is left.
+
+        Call it in a thread that lives as long as the children, best the main one: Linux ends them with it.
+        Raises ChildNotReady, ChildMisconfigured (of one with `ready`; of others `wait` does), OSError for a command
+        that cannot run, and what a `ready` raised.
+        """
+        self._logs.mkdir(parents=True, exist_ok=True)
+        try:
+            for child in self._children:
+                self._posts[child.name] = post = _Post(asyncio.Event(), asyncio.Event())
+                self._keepers[child.name] = keeper = asyncio.create_task(self._keep(child, post))
+                is_up = asyncio.create_task(post.up.wait())
+                await asyncio.wait({is_up, keeper}, return_when=asyncio.FIRST_COMPLETED)
+                is_up.cancel()
+                if not post.up.is_set():
+                    keeper.result()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def wait(self) -> None:
+        """Return when `stop` was called. Raises what ended a child for good, while the other ones go on."""
+        ended, _ = await asyncio.wait(self._keepers.values(), return_when=asyncio.FIRST_EXCEPTION)
+        for keeper in ended:
+            keeper.result()
+
+    async def stop(self) -> None:
+        """No process is left: first those end that nothing waited for, then those with `ready`."""
+        for was_awaited in (False, True):
+            names = [c.name for c in self._children if c.name in self._posts and (c.ready is not None) is was_awaited]
+            for name in names:
+                self._posts[name].stop.set()
+            await asyncio.gather(*(self._keepers[name] for name in names), return_exceptions=True)
+
+    # --- one child -----------------------------------------------------------------------------------------------
+
+    async def _keep(self, child: Child, post: "_Post") -> None:
+        """Run the child again and again until it is to stop."""
+        pause_s = self._first_pause_s
+        while True:
+            began = time.monotonic()
+            code = await self._run_once(child, post)
+            if post.stop.is_set():
+                log.info("process stopped name=%s code=%d", child.name, code)
+                return
+            alive_s = time.monotonic() - began
+            if alive_s >= self._steady_after_s:
+                pause_s = self._first_pause_s
+            log.warning("process ended name=%s code=%d alive_s=%.1f again_in_s=%g", child.name, code, alive_s, pause_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(post.stop.wait(), pause_s)
+                return
+            pause_s = min(2 * pause_s, self._longest_pause_s)
+            self.restarts[child.name] += 1
+
+    async def _run_once(self, child: Child, post: "_Post") -> int:
+        """Run the child until it ends, by itself or because it is to stop; its exit code, negative for a signal."""
+        process, written_before = await self._spawn(child)
+        ended, stopping = asyncio.create_task(process.wait()), asyncio.create_task(post.stop.wait())
+        ready = asyncio.create_task(_becomes_ready(child))
+        try:
+            await asyncio.wait({ended, stopping, ready}, return_when=asyncio.FIRST_COMPLETED)
+            not_ready = ready.exception() if ready.done() else None
+            if ready.done() and not_ready is None:
+                post.up.set()
+                await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                await self._end(process)
+            code = await ended
+        finally:
+            stopping.cancel()
+            ready.cancel()
+            del self._running[child.name]
+            _kill(process)
+        if code == MISCONFIGURED:
+            raise ChildMisconfigured(f"{child.name}: {self._last_line(child.name, written_before)}")
+        if not post.up.is_set() and not post.stop.is_set():
+            raise not_ready or ChildNotReady(
+                f"{child.name} ended with code {code} before it was ready: see {self._log_path(child.name)}"
+            )
+        if not_ready is not None:
+            log.warning("process was not ready name=%s reason=%s", child.name, not_ready)
+        return code
+
+    async def _spawn(self, child: Child) -> tuple[Process, int]:
+        """The process, and the length of its log before."""
+        path = self._log_path(child.name)
+        if path.exists() and path.stat().st_size > LOG_MAX_BYTES:
+            path.replace(path.with_suffix(".log.1"))
+        with path.open("ab") as output:
+            written_before = output.tell()
+            process = await asyncio.create_subprocess_exec(
+                *child.command,
+                env=child.environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                preexec_fn=dies_with_parent(child.nice),
+                start_new_session=True,  # Ctrl-C in the terminal reaches the supervisor alone
+            )
+        self._running[child.name] = process
+        log.info("process started name=%s pid=%d", child.name, process.pid)
+        return process, written_before
+
+    async def _end(self, process: Process) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), self._kill_after_s)
+        except TimeoutError:
+            log.warning("process killed pid=%d did_not_end_within_s=%g", process.pid, self._kill_after_s)
+            _kill(process)
+
+    def _log_path(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
+
+    def _last_line(self, name: str, written_before: int) -> str:
+        with self._log_path(name).open("rb") as written:
+            written.seek(written_before)
+            lines = written.read().decode(errors="replace").split("\n")
+        return next(
+            (line.strip() for line in reversed(lines) if line.strip()), f"it wrote no reason (code {MISCONFIGURED})"
+        )
+
+
+class _Post(NamedTuple):
+    """What a child's keeper and the supervisor tell each other."""
+
+    up: asyncio.Event
+    stop: asyncio.Event
+
+
+async def _becomes_ready(child: Child) -> None:
+    if child.ready is not None:
+        await child.ready()
+
+
+def _kill(process: Process) -> None:
+    """SIGKILL to the process and all that it started, if it still runs."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)

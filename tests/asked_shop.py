@@ -1,0 +1,102 @@
+"""Three products and a user in real stores behind an Api, for tests that ask it."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from store.database import open_database
+from store.products import ProductStore
+from store.records import Click, ProductRow, UserRow
+from store.users import UserStore
+from store.vectors import OfferPoint, VectorPoint, VectorStore, open_vectors
+from streams.api import Api
+from streams.broker import Broker, BrokerUnavailable
+from streams.ports import free_port
+from streams.settings import Settings
+from streams.status import StatusBoard
+
+BALL = "15CM CHRISTMAS GLASS BALL 20 LIGHTS/A"
+TITLES = {BALL: "Glass ball", "b": "Bauble", "c": "Cup"}
+
+
+class ReplicasAtHand:
+    """Replicas that are full at once, or away so often before."""
+
+    def __init__(self, away: int = 0) -> None:
+        self.away = away
+        self.stopped = False
+
+    async def start(self) -> None:
+        if self.away:
+            self.away -= 1
+            raise BrokerUnavailable("no answer from Kafka at 127.0.0.1:1")
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+class AskedShop:
+    """Three products and a user, in real stores, behind an Api."""
+
+    def __init__(self, home: Path, replicas: ReplicasAtHand) -> None:
+        self.settings = Settings(home=home, api_port=free_port())
+        self.products = ProductStore(open_database(None, home, "products"))
+        self.users = UserStore(open_database(None, home, "users"))
+        self.vectors: VectorStore = open_vectors(None, None, home, "")
+        self.board = StatusBoard(Broker(self.settings), "worker-status")
+        self.replicas = replicas
+        self.api = Api(
+            self.settings,
+            users=self.users,
+            products=self.products,
+            vectors=self.vectors,
+            recommend=self.recommend,
+            board=self.board,
+            replicas=replicas,
+        )
+        self.asked: list[tuple[str, int]] = []
+
+    def recommend(self, user_id: str, limit: int) -> dict[str, Any]:
+        self.asked.append((user_id, limit))
+        item = {"product_id": BALL, "score": 0.5, "rank": 1, "source": "popular", "reason": "bought often"}
+        return {"list_id": "l", "user_id": user_id, "revision": 0, "items": [item]}
+
+    def fill(self) -> None:
+        self.products.write([product(BALL, "Glass ball"), product("b", "Bauble"), product("c", "Cup")])
+        self.users.write(
+            [
+                UserRow(
+                    user_id="ann/1",
+                    revision=1,
+                    clicks=(Click(BALL, "purchase", 100.0), Click("b", "view_item", 50.0)),
+                    recent_event_ids=("e2", "e1"),
+                    offsets={"topic/0": 7},
+                    embedding=b"\0" * 8,
+                    embedding_version="1.2",
+                )
+            ]
+        )
+        self.vectors.ensure("f", {"fused": 2, "text": 2})
+        self.vectors.put_offers([OfferPoint(i, 1, {"title": t, "state": "listable"}) for i, t in TITLES.items()])
+        places = {BALL: [1.0, 0.0], "b": [0.9, 0.1], "c": [0.0, 1.0]}
+        self.vectors.put_vectors(
+            [VectorPoint(i, 1, {"fused": np.array(place, np.float32)}) for i, place in places.items()]
+        )
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.api.app), base_url="http://api")
+
+
+def product(product_id: str, title: str) -> ProductRow:
+    return ProductRow(
+        product_id,
+        {"title": title},
+        revision=1,
+        content_hash="h",
+        content_revision=1,
+        created_at=1.0,
+        changed_at=2.0,
+        offsets={"topic/3": 41},
+    )

@@ -1,0 +1,259 @@
+"""The api over real stores: SQLite, and the vector store embedded."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from asked_shop import BALL, AskedShop, ReplicasAtHand
+
+from store.records import StoreUnavailable, UserRow
+from streams.broker import Broker
+from streams.events import WorkerStatus
+from streams.ports import PortTaken, listen
+from streams.settings import Settings
+from streams.status import ROLES, StatusBoard
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def status_of(role: str, at: float, **more: Any) -> WorkerStatus:
+    facts: dict[str, Any] = {
+        "worker_id": "w",
+        "role": role,
+        "pid": 1,
+        "state": "running",
+        "reason": None,
+        "started_at": 0.0,
+        "at": at,
+        "events": 10,
+        "events_per_s": 2.0,
+        "lag": 3,
+        "oldest_unprocessed_s": 0.5,
+        "dead_letters": 1,
+        "details": {},
+    }
+    return WorkerStatus(**(facts | more))
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[AskedShop]:
+    shop = AskedShop(tmp_path, ReplicasAtHand())
+    shop.fill()
+    yield shop
+    shop.vectors.close()
+
+
+async def ask(shop: AskedShop, path: str, **query: Any) -> tuple[int, Any]:
+    await shop.api._fill()
+    async with shop.client() as client:
+        response = await client.get(path, params=query)
+    return response.status_code, response.json()
+
+
+# --- lists -------------------------------------------------------------------------------------------------------
+
+
+async def test_the_recommendations_are_the_list_of_this_moment_with_titles(shop: AskedShop) -> None:
+    code, made = await ask(shop, "/users/ann%2F1/recommendations", limit=3)
+    assert code == 200
+    assert shop.asked == [("ann/1", 3)]
+    assert [(item["title"], item["reason"]) for item in made["items"]] == [("Glass ball", "bought often")]
+
+
+async def test_a_user_who_is_not_known_gets_a_list_too(shop: AskedShop) -> None:
+    assert (await ask(shop, "/users/nobody yet/recommendations"))[0] == 200
+    assert shop.asked == [("nobody yet", 20)]
+
+
+async def test_similar_products_come_nearest_first_without_the_product_itself(shop: AskedShop) -> None:
+    for path in (f"/products/{BALL}/similar", f"/products/{BALL.replace('/', '%2F')}/similar"):
+        code, made = await ask(shop, path, limit=2)
+        assert code == 200
+        assert [item["product_id"] for item in made["items"]] == ["b", "c"]
+        assert made["items"][0]["score"] == pytest.approx(0.9 / np.hypot(0.9, 0.1), abs=1e-4)
+        assert made["items"][0]["offer"]["title"] == "Bauble"
+
+
+async def test_a_modality_without_vectors_has_nothing_similar(shop: AskedShop) -> None:
+    code, made = await ask(shop, "/products/b/similar", name="text")
+    assert (code, made["items"]) == (200, [])
+
+
+# --- what is held ------------------------------------------------------------------------------------------------
+
+
+async def test_all_that_is_held_of_a_user_is_shown(shop: AskedShop) -> None:
+    code, held = await ask(shop, "/users/ann/1")
+    assert code == 200
+    assert held["revision"] == 1
+    assert held["offsets"] == {"topic/0": 7}
+    assert [click["product_id"] for click in held["clicks"]] == [BALL, "b"]
+    assert held["recent_event_ids"] == ["e2", "e1"]
+    assert (held["embedding_version"], held["embedding_bytes"]) == ("1.2", 8)
+
+
+async def test_all_that_is_held_of_a_product_is_shown(shop: AskedShop) -> None:
+    code, held = await ask(shop, f"/products/{BALL}")
+    assert code == 200
+    assert held["row"]["fields"] == {"title": "Glass ball"}
+    assert held["row"]["offsets"] == {"topic/3": 41}
+    assert held["point"]["payload"]["title"] == "Glass ball"
+    assert held["point"]["widths"] == {"fused": 2}
+
+
+# --- errors say what to do next ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "detail"),
+    [
+        ("/users/bob", 404, "nothing is held of a user 'bob': she has no click yet, was forgotten, or the id is missp"),
+        ("/products/x/y", 404, "there is no product 'x/y': it was not published yet, was deleted, or the id is misspe"),
+        ("/products/x/similar", 404, "there is no product 'x': it was not published yet"),
+        ("/products/b/similar?limit=0", 422, "limit: Input should be greater than or equal to 1"),
+        ("/products/b/similar?name=smell", 422, "name: Input should be 'fused', 'image' or 'text'"),
+        ("/nothing", 404, "there is nothing at /nothing: see /status, /users/ID/recommendations"),
+    ],
+)
+async def test_errors_say_what_to_do_next(shop: AskedShop, path: str, code: int, detail: str) -> None:
+    await shop.api._fill()
+    async with shop.client() as client:
+        response = await client.get(path)
+    assert response.status_code == code
+    assert response.json().keys() == {"detail"}
+    assert detail in response.json()["detail"]
+
+
+async def test_before_the_replicas_are_full_there_are_no_lists(shop: AskedShop) -> None:
+    async with shop.client() as client:
+        response = await client.get("/users/ann/recommendations")
+    assert response.status_code == 503
+    assert response.json()["detail"].startswith("no lists yet: the offers and factors are still being read; try again")
+
+
+async def test_a_store_that_is_away_is_told_and_a_defect_shows_no_traceback(
+    shop: AskedShop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(_: object) -> dict[str, UserRow]:
+        raise StoreUnavailable("the database is locked")
+
+    monkeypatch.setattr(shop.users, "read", away)
+    code, answer = await ask(shop, "/users/ann")
+    assert (code, answer["detail"]) == (503, "a store does not answer: the database is locked; try again in a moment")
+
+    def defect(_: object) -> dict[str, UserRow]:
+        raise KeyError("secret")
+
+    monkeypatch.setattr(shop.users, "read", defect)
+    code, answer = await ask(shop, "/users/ann")
+    assert (code, answer) == (500, {"detail": "the api failed at this request: its log says why"})
+    assert "request failed" in caplog.text
+
+
+async def test_a_product_is_shown_also_while_the_vector_store_is_away(
+    shop: AskedShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_: str) -> None:
+        raise StoreUnavailable("no collection yet")
+
+    monkeypatch.setattr(shop.vectors, "fetch", away)
+    code, held = await ask(shop, "/products/b")
+    assert (code, held["row"]["revision"], held["point"]) == (200, 1, {"error": "no collection yet"})
+
+
+# --- how it runs -------------------------------------------------------------------------------------------------
+
+
+async def test_ready_names_what_is_missing_until_nothing_is(shop: AskedShop) -> None:
+    code, answer = await ask(shop, "/readyz")
+    assert code == 503
+    assert "clicks: not heard of; start it with `freshet up` or `freshet worker clicks`" in answer["missing"]
+    assert len(answer["missing"]) == 4, "the learner is not waited for: lists come from the last factors"
+    now = time.time()
+    for role in ROLES:
+        shop.board.put(status_of(role, now))
+    shop.board.put(status_of("encode", now + 1, state="waiting", reason="no answer from Kafka"))
+    assert (await ask(shop, "/readyz"))[1]["missing"] == ["encode: waiting, no answer from Kafka"]
+    shop.board.put(status_of("encode", now + 2))
+    assert await ask(shop, "/readyz") == (200, {"ready": True, "missing": []})
+    assert await ask(shop, "/healthz") == (200, {"alive": True})
+
+
+async def test_status_adds_up_the_workers_of_a_role_and_counts_the_stores(shop: AskedShop) -> None:
+    now = time.time()
+    shop.board.put(status_of("clicks", now, worker_id="one"))
+    shop.board.put(status_of("clicks", now, worker_id="two", state="waiting", reason="no broker", lag=4))
+    shop.board.put(status_of("learner", now, details={"newest_example_age_s": 2.0}))
+    code, found = await ask(shop, "/status")
+    clicks = found["roles"]["clicks"]
+    assert code == 200
+    assert (clicks["alive"], clicks["workers"], clicks["lag"], clicks["events_per_s"]) == (True, 2, 7, 4.0)
+    assert (clicks["state"], clicks["reason"]) == ("waiting", "no broker")
+    assert found["roles"]["index"]["alive"] is False
+    assert 2.0 <= found["factors_age_s"] < 10.0
+    assert found["dead_letters"] == 3
+    assert found["stores"]["products"]["products"] == 3
+    assert found["stores"]["users"] == {"users": 1, "forgotten": 0}
+    assert found["stores"]["vectors"]["points"] == 3
+
+
+def test_a_role_is_alive_for_five_seconds_after_it_was_heard_and_known_for_ten_minutes() -> None:
+    board = StatusBoard(Broker(Settings()), "worker-status")
+    board.put(status_of("clicks", 100.0))
+    board.put(status_of("clicks", 99.0, lag=99))  # an older one that comes late
+    alive, silent, forgotten = (board.summary(at)["roles"]["clicks"] for at in (105.0, 105.1, 701.0))
+    assert (alive["alive"], alive["state"], alive["lag"]) == (True, "running", 3)
+    assert (silent["alive"], silent["state"], silent["heard_s_ago"]) == (False, "silent", 5.1)
+    assert (forgotten["alive"], forgotten["state"]) == (False, "not heard of")
+    assert board.summary(105.0)["factors_age_s"] is None
+
+
+# --- as a role of a worker ---------------------------------------------------------------------------------------
+
+
+async def test_it_runs_until_it_is_stopped_and_tells_its_state(tmp_path: Path) -> None:
+    replicas = ReplicasAtHand(away=1)
+    shop = AskedShop(tmp_path, replicas)
+    shop.fill()
+    api = shop.api
+    assert api.status()["state"] == "starting"
+    running = asyncio.create_task(api.run())
+    url = f"http://127.0.0.1:{shop.settings.api_port}"
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        for _ in range(200):
+            try:
+                found = (await client.get("/readyz")).json()
+                break
+            except httpx.ConnectError:
+                await asyncio.sleep(0.05)
+        assert "api: no answer from Kafka at 127.0.0.1:1" in found["missing"]
+        assert api.status()["state"] == "waiting"
+        for _ in range(100):
+            if (await client.get("/users/u/recommendations")).status_code == 200:
+                break
+            await asyncio.sleep(0.05)
+        assert api.status()["state"] == "running"
+        assert api.status()["events"] >= 2
+    api.stop()
+    assert api.status()["state"] == "stopping"
+    await asyncio.wait_for(running, 10)
+    assert replicas.stopped
+    shop.vectors.close()
+
+
+async def test_a_taken_port_says_what_to_do(shop: AskedShop) -> None:
+    with (
+        listen("127.0.0.1", shop.settings.api_port, setting=""),
+        pytest.raises(PortTaken, match=r"cannot listen on 127.0.0.1:\d+ .* else set FRESHET_API_PORT to a free port"),
+    ):
+        await shop.api.run()
