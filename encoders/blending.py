@@ -103,7 +103,7 @@ def blend(
             alpha = 1.0
         collaborative[place] *= alpha
         content[place] *= 1.0 - alpha
-        by_clicks[place] = collaborative[place] >= content[place] if len(scores) else False
+        by_clicks[place] = alpha == 1.0 or (alpha > 0.0 and collaborative[place] >= content[place])
     y = collaborative + content
     order = _order(y, rows, min(count, kept))
     nearest = np.full(len(order), ABSENT, np.int32)

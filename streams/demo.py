@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import orjson
@@ -104,12 +105,8 @@ class Play:
             await self._http.aclose()
 
     async def _ready(self) -> None:
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                answer = await self._http.get("/readyz")
-                if answer.status_code == 200:
-                    return
-                self.seen.state = "; ".join(answer.json().get("missing", []))[:100] or "starting"
+        while (answer := await self._ask("/readyz")).status_code != 200:
+            self.seen.state = "; ".join(answer.json().get("missing", []))[:100] or "starting"
             await asyncio.sleep(0.2)
 
     # --- the shop ------------------------------------------------------------------------------------------------
@@ -130,8 +127,8 @@ class Play:
     async def _count_retrievable(self) -> None:
         began = time.monotonic()
         while True:
-            answer = await self._http.get("/status")
-            retrievable = int(answer.json()["stores"]["vectors"].get("fused", 0))
+            status = (await self._ask("/status")).json()
+            retrievable = int(status["stores"]["vectors"].get("fused", 0))
             if retrievable > self.seen.retrievable:
                 self.seen.retrievable = retrievable
                 self.seen.indexing_s = time.monotonic() - began
@@ -162,8 +159,7 @@ class Play:
     async def _before_and_after(self) -> None:
         """One shopper's list before and after three clicks on products of one kind."""
         seen = self.seen
-        answer = await self._http.get(f"/users/{GUEST}/recommendations", params={"limit": 5})
-        seen.before = answer.json()["items"]
+        seen.before = (await self._ask(f"/users/{GUEST}/recommendations", limit=5)).json()["items"]
         kind = self._catalog[0].get("category")
         alike = [p for p in self._catalog if p.get("category") == kind and p["product_id"] in seen.titles][:3]
         for number, product in enumerate(alike):
@@ -243,8 +239,15 @@ class Play:
         await self._publisher.publish([Outgoing(topic, value[key].encode(), orjson.dumps(value)) for value in values])
 
     async def _is_retrievable(self, product_id: str) -> bool:
-        answer = await self._http.get(f"/products/{product_id}/similar", params={"limit": 1})
+        answer = await self._ask(f"/products/{quote(product_id)}/similar", limit=1)
         return answer.status_code == 200 and bool(answer.json()["items"])
+
+    async def _ask(self, path: str, **params: int) -> httpx.Response:
+        """The api's answer, also if it takes a busy machine some tries."""
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                return await self._http.get(path, params=params)
+            await asyncio.sleep(0.2)
 
     async def _hear(self, told: Any) -> None:
         async with self._heard:

@@ -61,6 +61,22 @@ def test_without_a_profile_clicks_decide_even_for_the_new() -> None:
     assert ranked([5, 4, 3, 2, 1], [0] * 5, profile=[]) == [0, 1, 2, 3, 4]
 
 
+def test_without_a_profile_clicks_are_the_reason_even_of_the_last() -> None:
+    _, _, by_clicks, nearest = blend(
+        ALL,
+        np.array([5, 4, 3, 2, 1], np.float32),
+        FUSED,
+        NOBODY,
+        np.zeros(5, np.int64),
+        np.ones(5, np.bool_),
+        NOBODY,
+        5.0,
+        5,
+    )
+    assert by_clicks.all()
+    assert nearest.tolist() == [-1] * 5
+
+
 def test_the_nearest_click_is_named() -> None:
     *_, nearest = blend(
         np.array([1, 4], np.int32),
