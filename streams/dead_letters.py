@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 from kafka import TopicPartition
 
-from streams.broker import Broker, Headers, Outgoing
+from streams.broker import MAX_MESSAGE_BYTES, Broker, Headers, Outgoing
 from streams.topics import dead_letters_of
+
+KEPT_BYTES = MAX_MESSAGE_BYTES - 65_536  # of a value: the rest is room for the headers
 
 
 class DeadLetter(NamedTuple):
@@ -25,7 +27,14 @@ class DeadLetter(NamedTuple):
 def dead_letter(
     topic: str, partition: int, offset: int, *, key: bytes | None, value: bytes | None, headers: Headers, reason: str
 ) -> Outgoing:
-    """The message that keeps the raw bytes, with the reason and the source in its headers."""
+    """The message that keeps the raw bytes, with the reason and the source in its headers.
+
+    A producer that compresses can send more than any topic takes uncompressed: of such a value the first KEPT_BYTES are
+    kept, and the header `value-bytes` says how long it was.
+    """
+    if value is not None and len(value) > KEPT_BYTES:
+        headers = [*headers, ("value-bytes", str(len(value)).encode())]
+        value = value[:KEPT_BYTES]
     return Outgoing(
         dead_letters_of(topic),
         key,

@@ -4,6 +4,8 @@ Faust's defaults acknowledge what failed, hang on shutdown and fetch with a fixe
 what breaks without it. Acknowledging is left to `streams.lossless`, which alone decides when an event is done.
 """
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -55,6 +57,13 @@ class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
             rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
             heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
         )
+
+    async def on_thread_stop(self) -> None:
+        """The client has ended, whatever it was waiting for."""
+        # During an outage aiokafka's fetcher raises this when it is closed; it would end the thread without a word to
+        # the loop that waits for it, and SIGTERM would hang.
+        with contextlib.suppress(asyncio.CancelledError):
+            await super().on_thread_stop()
 
     async def seek_to_committed(self) -> Any:
         """Every partition is read on from its committed offset, or from its beginning if it has none."""

@@ -18,11 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from aiokafka.errors import MessageSizeTooLargeError
 from pydantic import BaseModel
 
 from store.records import StaleRows, StoreUnavailable
-from streams.broker import Broker, BrokerUnavailable, Headers, Outgoing, Publisher
-from streams.dead_letters import dead_letter
+from streams.broker import MAX_MESSAGE_BYTES, Broker, BrokerUnavailable, Headers, Outgoing, Publisher
+from streams.dead_letters import KEPT_BYTES, dead_letter
 from streams.events import BadEvent, WrongKey, unknown_fields
 from streams.group import make_group
 from streams.journal import EventId, Journal
@@ -210,11 +211,11 @@ class LosslessConsumer(Generic[Event]):
             await asyncio.wait_for(self._idle.wait(), self._settings.shutdown_s)
         except TimeoutError:
             log.warning("batch abandoned role=%s after_s=%s", self.role.name, self._settings.shutdown_s)
-        try:
-            if self._group.started:
-                await asyncio.wait_for(self._group.stop(), self._settings.shutdown_s)
-        except TimeoutError:
-            log.warning("group did not leave role=%s", self.role.name)
+        if self._group.started:
+            # Not wait_for: Faust swallows its cancellation, so it would wait as long as Faust does.
+            leaving = asyncio.ensure_future(self._group.stop())
+            if not (await asyncio.wait({leaving}, timeout=self._settings.shutdown_s))[0]:
+                log.warning("group did not leave role=%s", self.role.name)
         await self.role.stop()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
@@ -381,7 +382,8 @@ class LosslessConsumer(Generic[Event]):
 
     def _redirect(self, message: Message, wrong: WrongKey) -> Outgoing:
         """The event again under its right key, once; the order of that key's own events is not known."""
-        if self._settings.on_wrong_key == "dead-letter" or any(name == "origin" for name, _ in message.headers):
+        is_second = any(name == "origin" for name, _ in message.headers)
+        if is_second or self._settings.on_wrong_key == "dead-letter" or len(message.value or b"") > KEPT_BYTES:
             return _letter(message, f"the key is {message.key!r}, but {wrong}: publish it with that key")
         self.progress.redirected += 1
         origin = f"{message.topic}/{message.partition}/{message.offset}".encode()
@@ -457,7 +459,12 @@ class LosslessConsumer(Generic[Event]):
         return outcome
 
     async def _publish(self, messages: list[Outgoing]) -> None:
-        await self._publisher.publish(messages)
+        try:
+            await self._publisher.publish(messages)
+        except MessageSizeTooLargeError as error:
+            raise BadEvent(
+                f"it leads to a message of more than {MAX_MESSAGE_BYTES} bytes: shorten its texts"
+            ) from error
 
     async def _commit(self, outcome: Outcome) -> None:
         await self._in_thread(outcome.commit)

@@ -18,7 +18,6 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 
 from streams.broker import Broker
-from streams.dead_letters import DeadLetter, read_dead_letters
 from streams.settings import Settings
 from streams.supervisor import dies_with_parent
 from streams.topics import Topic, dead_letters_of, topic_names
@@ -52,6 +51,15 @@ class Event(NamedTuple):
     @property
     def raw_key(self) -> bytes | None:
         return self.account.encode() if self.key == b"the account" else self.key
+
+
+class Letter(NamedTuple):
+    """A dead letter as it stands on its topic."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+    reason: str
 
 
 class Worker:
@@ -105,12 +113,15 @@ class Accounts:
         self.topic = additions_topic(settings)
         self.broker = Broker(settings)
         self.sent: list[Event] = []
+        self.refused: set[int] = set()  # numbers of events that must not be in the book
         self.workers: list[Worker] = []
         self.answers: Counter[int] = Counter()
         self._create_topics(partitions)
         self.producer: KafkaProducer = self.broker.sync_producer()
         self._answers: KafkaConsumer = self._reader(answers_topic(settings), partitions)
         self._status: KafkaConsumer = self._reader(topic_names(settings, "").worker_status, 1)
+        self._letters_reader: KafkaConsumer = self._reader(dead_letters_of(self.topic), 1)
+        self._letters: list[Letter] = []
         self._last_status: dict[str, dict[str, Any]] = {}
 
     def _create_topics(self, partitions: int) -> None:
@@ -132,7 +143,7 @@ class Accounts:
         """No worker is left."""
         for worker in self.workers:
             worker.kill()
-        for client in (self._answers, self._status):
+        for client in (self._answers, self._status, self._letters_reader):
             client.close()
         self.producer.close(timeout=1)
 
@@ -153,9 +164,9 @@ class Accounts:
         for confirmation in sent:
             confirmation.get(timeout=60)
 
-    def send_raw(self, key: bytes | None, value: bytes | None, **more: Any) -> None:
-        """A record that is no addition."""
-        self.producer.send(self.topic, key=key, value=value, **more).get(timeout=20)
+    def send_raw(self, key: bytes | None, value: bytes | None, **more: Any) -> Any:
+        """A record as it is; returns where it stands."""
+        return self.producer.send(self.topic, key=key, value=value, **more).get(timeout=20)
 
     # --- what came of it ---------------------------------------------------------------------------------------------
 
@@ -180,8 +191,17 @@ class Accounts:
                 self._last_status[said["worker_id"]] = said
         return self._last_status.get(worker_id, {})
 
-    def letters(self) -> list[DeadLetter]:
-        return list(read_dead_letters(self.broker, [self.topic]))
+    def letters(self) -> list[Letter]:
+        """The dead letters so far."""
+        for records in self._letters_reader.poll(timeout_ms=20).values():
+            self._letters += [Letter(r.key, r.value, r.headers, dict(r.headers)["reason"].decode()) for r in records]
+        return self._letters
+
+    def letter_of(self, value: bytes | None, within_s: float = 15.0) -> Letter:
+        """The one dead letter that carries this value."""
+        until(lambda: any(letter.value == value for letter in self.letters()), within_s, f"a letter of {value!r:.80}")
+        (letter,) = (letter for letter in self.letters() if letter.value == value)
+        return letter
 
     def committed(self) -> int:
         """The sum of the offsets that the group has committed."""
@@ -192,9 +212,9 @@ class Accounts:
     def until_applied(self, numbers: set[int], within_s: float = 30.0) -> None:
         until(lambda: numbers <= self.applied().keys(), within_s, f"{len(numbers)} events in the book")
 
-    def check(self, *, but: Sequence[int] = (), within_s: float = 30.0) -> None:
-        """Each event that was sent (but for these) is in the book exactly once and answered at least once."""
-        expected = [event for event in self.sent if event.number not in but]
+    def check(self, *, within_s: float = 30.0) -> None:
+        """Each event that was sent and not refused is in the book exactly once and answered at least once."""
+        expected = [event for event in self.sent if event.number not in self.refused]
         numbers = {event.number for event in expected}
         self.until_applied(numbers, within_s)
         until(lambda: numbers <= self.read_answers().keys(), 10, "every event answered")

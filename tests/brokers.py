@@ -45,6 +45,8 @@ transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=500
 """
 
 
@@ -71,7 +73,14 @@ class LocalKafka:
         """Nothing runs yet. Raises KafkaMissing."""
         self.port, controller = free_port(), free_port()
         self._folder = folder
-        self._java = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", f"{kafka_libraries()}/*"]
+        self._java = [
+            "java",
+            "-Xmx512m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-cp",
+            f"{kafka_libraries()}/*",
+        ]
         self._process: subprocess.Popen[bytes] | None = None
         properties = PROPERTIES.format(port=self.port, controller=controller, folder=folder)
         (folder / "server.properties").write_text(properties)

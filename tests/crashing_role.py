@@ -162,7 +162,7 @@ def _obey(addition: Addition) -> None:
             raise BadEvent("this addition breaks its batch: do not send it")
 
 
-class CrashingConsumer(LosslessConsumer[Addition]):
+class CrashingConsumer(LosslessConsumer[Any]):
     """Just before its n-th publication, commit or acknowledgement it dies by SIGKILL, or waits until a file is there."""
 
     def __init__(self, *arguments: Any, before: str | None, at: int, until: Path | None) -> None:

@@ -12,6 +12,7 @@ from examples import Topics, example
 
 from encoders.next_click_training import FactorsDiverged
 from store.database import open_database
+from store.leases import LeaseLost, take_lease
 from streams.broker import Broker, Publisher
 from streams.embedded_broker import EmbeddedBroker
 from streams.events import ItemFactors, ModelWeights
@@ -39,10 +40,9 @@ class Running:
     """A learner that runs in this process until the block ends."""
 
     def __init__(self, settings: Settings, topics: Topics) -> None:
-        engine = open_database(None, settings.home, "learner", settings.namespace)
-        self._engine = engine
+        self.engine = open_database(None, settings.home, "learner", settings.namespace)
         self._publisher = Publisher(topics.broker)
-        self.learner = Learner(settings, topics.names, topics.broker, self._publisher, engine)
+        self.learner = Learner(settings, topics.names, topics.broker, self._publisher, self.engine)
 
     async def __aenter__(self) -> "Running":
         self.task = asyncio.create_task(self.learner.run())
@@ -52,7 +52,7 @@ class Running:
         self.learner.stop()
         await asyncio.wait({self.task})
         await self._publisher.stop()
-        self._engine.dispose()
+        self.engine.dispose()
 
     def fact(self, name: str) -> Any:
         status = self.learner.status()
@@ -185,6 +185,26 @@ def test_a_second_learner_waits_until_the_first_has_stopped(settings: Settings, 
                 assert two.fact("epoch") == 0
                 one.learner.stop()
                 await two.until(state="running", epoch=2, examples=1)
+
+    run(scenario)
+
+
+def test_a_learner_whose_lease_may_have_expired_asks_before_it_publishes(settings: Settings, topics: Topics) -> None:
+    """As after a freeze: its own clock says that the lease is over, and another learner has taken it."""
+    topics.put_products({"a": None, "b": None})
+    slow = settings.model_copy(update={"lease_s": 60.0, "checkpoint_every_s": 60.0})
+
+    async def scenario() -> None:
+        async with Running(slow, topics) as one:
+            await one.until(state="running")
+            before = factors(topics)
+            taken = take_lease(one.engine, one.learner._lease.name, "w2", ttl_s=60, now=time.time() + 61)
+            assert taken == 2
+            one.learner._lease._expires_at = time.time()
+            topics.put_examples([example(0, "a", "b")])
+            with pytest.raises(LeaseLost, match="epoch 1 of the lease"):
+                await one.until(state="never")
+            assert factors(topics) == before
 
     run(scenario)
 
