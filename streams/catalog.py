@@ -16,8 +16,14 @@ from store.products import ProductStore
 from store.records import ImageState, ProductRow
 from streams.broker import Broker, BrokerUnavailable, Outgoing
 from streams.catalog_rows import ENCODED_FIELDS, Update, is_replay, next_revision, unknown, updated, with_offset
-from streams.events import BadEvent, EncodeRequest, Offer, ProductVectors, parse, parse_catalog_update
+from streams.events import (
+    BadEvent,
+    EncodeRequest,
+    Offer,
+    ProductVectors,
+)
 from streams.lossless import Delivery, Message, Outcome, Role
+from streams.parsing import parse, parse_catalog_update
 from streams.settings import Settings
 from streams.topics import TopicNames
 

@@ -18,8 +18,9 @@ from store.history import History
 from store.records import Click, UserRow, source_key
 from store.users import Forgotten, UserStore
 from streams.broker import Outgoing
-from streams.events import UserClick, parse_click, parse_key
+from streams.events import UserClick
 from streams.lossless import Delivery, Message, Outcome, Role
+from streams.parsing import parse_click, parse_key
 from streams.ranking import Ranked, Ranker, warm_up
 from streams.replicas import Replica
 from streams.settings import Settings

@@ -9,7 +9,8 @@ from kafka import TopicPartition
 from streams.broker import MAX_MESSAGE_BYTES, Broker, Headers, Outgoing
 from streams.topics import dead_letters_of
 
-KEPT_BYTES = MAX_MESSAGE_BYTES - 65_536  # of a value: the rest is room for the headers
+ROOM_BYTES = 65_536  # for the key, the source's headers and ours
+KEPT_BYTES = MAX_MESSAGE_BYTES - ROOM_BYTES  # of a value
 
 
 class DeadLetter(NamedTuple):
@@ -30,11 +31,15 @@ def dead_letter(
     """The message that keeps the raw bytes, with the reason and the source in its headers.
 
     A producer that compresses can send more than any topic takes uncompressed: of such a value the first KEPT_BYTES are
-    kept, and the header `value-bytes` says how long it was.
+    kept, and the header `value-bytes` says how long it was; a key and headers as large as that are cut or left out.
     """
+    if len(key or b"") + sum(len(name) + len(text) for name, text in headers) > ROOM_BYTES // 2:
+        key, headers = (key or b"")[:1_000], [("left-out", b"headers, end of the key")]
     if value is not None and len(value) > KEPT_BYTES:
         headers = [*headers, ("value-bytes", str(len(value)).encode())]
         value = value[:KEPT_BYTES]
+    if key is None and value is None:
+        key = b""  # brokers take a record without either, producers refuse to send one
     return Outgoing(
         dead_letters_of(topic),
         key,

@@ -17,10 +17,9 @@ from streams.events import (
     Missing,
     ProductVectors,
     pack_vector,
-    parse,
-    parse_gone,
 )
 from streams.lossless import Delivery, Message, Outcome, Role
+from streams.parsing import parse, parse_gone
 from streams.pictures import Picture, PictureLoader, PictureMissing
 from streams.settings import Settings
 from streams.topics import TopicNames

@@ -11,7 +11,8 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from streams.broker import Broker, BrokerUnavailable
-from streams.events import WorkerStatus, parse
+from streams.events import WorkerStatus
+from streams.parsing import parse
 from streams.settings import Settings, load_settings
 from streams.topics import topic_names
 

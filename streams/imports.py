@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from streams.events import BadEvent, CatalogUpdate, UserClick, parse
+from streams.events import BadEvent, CatalogUpdate, UserClick
+from streams.parsing import parse
 
 Progress = Callable[[str, int], None]
 """Called with the name of the file being written and its lines so far, every PROGRESS_EVERY rows and at its end."""

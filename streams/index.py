@@ -10,8 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from store.vectors import VECTOR_NAMES, OfferPoint, VectorPoint, VectorStore
-from streams.events import BadEvent, Offer, ProductVectors, parse, parse_gone, unpack_vector
+from streams.events import (
+    BadEvent,
+    Offer,
+    ProductVectors,
+    unpack_vector,
+)
 from streams.lossless import Delivery, Message, Outcome, Role
+from streams.parsing import parse, parse_gone
 from streams.settings import Settings
 from streams.topics import TopicNames
 

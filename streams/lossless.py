@@ -24,9 +24,10 @@ from pydantic import BaseModel
 from store.records import StaleRows, StoreUnavailable
 from streams.broker import MAX_MESSAGE_BYTES, Broker, BrokerUnavailable, Headers, Outgoing, Publisher
 from streams.dead_letters import KEPT_BYTES, dead_letter
-from streams.events import BadEvent, WrongKey, unknown_fields
+from streams.events import BadEvent, WrongKey
 from streams.group import make_group
 from streams.journal import EventId, Journal
+from streams.parsing import unknown_fields
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)

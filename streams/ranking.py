@@ -25,7 +25,6 @@ from streams.shelf import Shelf
 EVIDENCE = 5.0  # clicks of a product at which its factors and its content weigh the same
 PROFILE_CLICKS = 3  # the last clicks that content is compared with
 BY_SCORE_MIN = 50  # candidates by next-click score, at least
-POPULAR_SCORE = -100.0
 NO_ROWS = np.empty(0, np.int32)
 NO_SCORES = np.empty(0, np.float32)
 USERS_AT_ONCE = 64  # bounds the matrix of scores: 64 users of 100,000 products are 26 MB
@@ -72,9 +71,9 @@ class Ranker:
         ]
 
     def _seen_rows(self, rows: list[int], history: History) -> list[int]:
-        """What this user has had, and the product that she looks at right now."""
+        """What this user has had, and what she has just looked at."""
         seen = [row for row, code in zip(rows, history.codes, strict=True) if code in self._seen_codes]
-        return list({row for row in seen + rows[:1] if row != ABSENT})
+        return list({row for row in seen + rows[:PROFILE_CLICKS] if row != ABSENT})
 
     # --- candidates by next-click score --------------------------------------------------------------------------
 
@@ -136,7 +135,7 @@ class Ranker:
             rows, y, by_clicks, [profile[place] for place in nearest.tolist()] if profile else [], scored
         )
         if len(items) < length:
-            items += self._popular(length - len(items), {*seen, *rows.tolist()}, len(items))
+            items += self._popular(length - len(items), {*seen, *rows.tolist()}, items[-1] if items else None)
         return Ranked(items, scored.embedding if scored is not None else None)
 
     def _items(
@@ -150,7 +149,7 @@ class Ranker:
         for place, row in enumerate(rows.tolist()):
             if follows[place]:
                 source, click = "next-click", because[place]
-                reason = f"often next after {titles[click]}" if click != ABSENT else "often clicked now"
+                reason = "often clicked now" if click in (ABSENT, row) else f"often next after {titles[click]}"
             else:
                 source, reason = "content", f"like {titles[nearest[place]]}"
             items.append(_item(shelf.product_ids[row], scores[place], place + 1, source, reason))
@@ -164,18 +163,18 @@ class Ranker:
         places = strongest_click(weights, shelf.context, shelf.target, scored.history, scored.ages_s, rows)
         return [int(scored.history[place]) if place != ABSENT else ABSENT for place in places.tolist()]
 
-    def _popular(self, count: int, unwanted: set[int], before: int) -> list[dict[str, Any]]:
-        """What is clicked most, then what is newest: places before + 1 and on."""
+    def _popular(self, count: int, unwanted: set[int], last: dict[str, Any] | None) -> list[dict[str, Any]]:
+        """What is clicked most, then what is newest, behind the last item; alone, the clicks are the score."""
         shelf = self._shelf
         rows = np.flatnonzero(shelf.listable)
         rows = rows[~np.isin(rows, list(unwanted))] if unwanted else rows
         top = rows[np.lexsort((rows, -shelf.created_at[rows], -shelf.clicks[rows]))[:count]]
         items = []
-        for place, row in enumerate(top.tolist(), before + 1):
+        for place, row in enumerate(top.tolist(), 1):
             clicks = int(shelf.clicks[row])
             reason = f"clicked {clicks} times" if clicks else "new in the shop"
-            # Below every candidate that has a reason of its own: their scores are a few standard deviations.
-            items.append(_item(shelf.product_ids[row], POPULAR_SCORE - place, place, "popular", reason))
+            score, rank = (last["score"] - place, last["rank"] + place) if last else (float(clicks), place)
+            items.append(_item(shelf.product_ids[row], score, rank, "popular", reason))
         return items
 
 

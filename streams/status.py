@@ -8,7 +8,8 @@ from typing import Any
 from aiokafka.errors import KafkaError
 
 from streams.broker import Broker
-from streams.events import BadEvent, WorkerStatus, parse
+from streams.events import BadEvent, WorkerStatus
+from streams.parsing import parse
 
 log = logging.getLogger(__name__)
 

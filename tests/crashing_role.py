@@ -21,8 +21,9 @@ import orjson
 
 from store.records import Offsets, StaleRows, StoreUnavailable, source_key
 from streams.broker import Broker, Outgoing, Publisher
-from streams.events import BadEvent, Contract, Id, WrongKey, parse, parse_key
+from streams.events import BadEvent, Contract, Id, WrongKey
 from streams.lossless import Delivery, LosslessConsumer, Message, Outcome, Role
+from streams.parsing import parse, parse_key
 from streams.settings import Settings, load_settings
 from streams.worker import run_worker
 
@@ -163,7 +164,7 @@ def _obey(addition: Addition) -> None:
 
 
 class CrashingConsumer(LosslessConsumer[Any]):
-    """Just before its n-th publication, commit or acknowledgement it dies by SIGKILL, or waits until a file is there."""
+    """Dies by SIGKILL just before its n-th publication, commit or acknowledgement, or waits there for a file."""
 
     def __init__(self, *arguments: Any, before: str | None, at: int, until: Path | None) -> None:
         super().__init__(*arguments)

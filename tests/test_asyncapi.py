@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from streams.asyncapi import CHANNELS, document, render
-from streams.events import parse_catalog_update, parse_click
+from streams.parsing import parse_catalog_update, parse_click
 from streams.topics import TopicNames
 
 COMMITTED = Path(__file__).parent.parent / "docs" / "asyncapi.yaml"

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from streams.events import parse_catalog_update, parse_click
 from streams.imports import (
     FASHION_COLUMNS,
     Imported,
@@ -19,6 +18,7 @@ from streams.imports import (
     import_ready,
     import_shop,
 )
+from streams.parsing import parse_catalog_update, parse_click
 
 HEADER = ",".join(FASHION_COLUMNS)
 BACKPACK = "7,Unisex,Accessories,Bags,Backpacks,Black,Fall,2010,Sports,Trail Backpack Black"

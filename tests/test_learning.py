@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from encoders.next_click_training import FactorsDiverged
 from streams.assortment import Assortment
-from streams.events import BadEvent, ItemFactors, ModelWeights, parse
+from streams.events import BadEvent, ItemFactors, ModelWeights
 from streams.examples import (
     PAGE,
     PAGES,
@@ -25,6 +25,7 @@ from streams.examples import (
 from streams.factors import factor_records
 from streams.learning import Learning
 from streams.pace import Pace
+from streams.parsing import parse
 from streams.settings import Settings
 from streams.topics import topic_names
 

@@ -1,5 +1,6 @@
 """The lossless consumer in real processes on the embedded broker: bad events, an unavailable store, deaths."""
 
+import asyncio
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -81,6 +82,19 @@ def test_a_bad_value_that_only_compression_made_small_enough_keeps_its_beginning
         shop.send(book.topic, key=b"anna", value=bomb).get(timeout=20)
     letter = book.letter_of(bomb[:KEPT_BYTES])
     assert "JSON" in letter.reason
+    book.send(Event(len(book.sent), "anna"))
+    book.check()
+
+
+def test_a_record_without_key_and_value_is_a_dead_letter_too(book: Accounts) -> None:
+    async def send() -> None:
+        async with book.broker.producer() as producer:
+            batch = producer.create_batch()
+            batch.append(key=None, value=None, timestamp=None)
+            await (await producer.send_batch(batch, book.topic, partition=0))
+
+    asyncio.run(send())
+    until(lambda: any((letter.key, letter.value) == (b"", None) for letter in book.letters()), 10, "the letter")
     book.send(Event(len(book.sent), "anna"))
     book.check()
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from streams.drawings import BACKGROUND, COLOURS, PATTERNS, SIZE, draw_product
-from streams.events import ProductUpsert, parse_catalog_update
+from streams.events import ProductUpsert
+from streams.parsing import parse_catalog_update
 from streams.shop import KINDS, LOOKS, MOST_PRODUCTS, draw_shop
 from streams.silhouettes import SILHOUETTES
 

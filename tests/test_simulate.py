@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.events import parse_click
+from streams.parsing import parse_click
 from streams.simulate import Simulator, simulate, user_id
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
