@@ -22,8 +22,8 @@ from streams.events import (
     Offer,
     ProductVectors,
 )
-from streams.lossless import Delivery, Message, Outcome, Role
 from streams.parsing import parse, parse_catalog_update
+from streams.role import Delivery, Message, Outcome, Role
 from streams.settings import Settings
 from streams.topics import TopicNames
 

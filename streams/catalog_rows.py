@@ -14,7 +14,7 @@ import orjson
 
 from store.records import ProductRow, source_key
 from streams.events import BadEvent, Location, Price, ProductDelete, ProductFields, ProductPatch, ProductUpsert
-from streams.lossless import Message
+from streams.role import Message
 
 Update = ProductUpsert | ProductPatch | ProductDelete
 

@@ -19,10 +19,10 @@ from store.records import Click, UserRow, source_key
 from store.users import Forgotten, UserStore
 from streams.broker import Outgoing
 from streams.events import UserClick
-from streams.lossless import Delivery, Message, Outcome, Role
 from streams.parsing import parse_click, parse_key
 from streams.ranking import Ranked, Ranker, warm_up
 from streams.replicas import Replica
+from streams.role import Delivery, Message, Outcome, Role
 from streams.settings import Settings
 from streams.shelf import Shelf
 from streams.topics import TopicNames

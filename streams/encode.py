@@ -18,9 +18,9 @@ from streams.events import (
     ProductVectors,
     pack_vector,
 )
-from streams.lossless import Delivery, Message, Outcome, Role
 from streams.parsing import parse, parse_gone
 from streams.pictures import Picture, PictureLoader, PictureMissing
+from streams.role import Delivery, Message, Outcome, Role
 from streams.settings import Settings
 from streams.topics import TopicNames
 

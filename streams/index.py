@@ -16,8 +16,8 @@ from streams.events import (
     ProductVectors,
     unpack_vector,
 )
-from streams.lossless import Delivery, Message, Outcome, Role
 from streams.parsing import parse, parse_gone
+from streams.role import Delivery, Message, Outcome, Role
 from streams.settings import Settings
 from streams.topics import TopicNames
 

@@ -15,9 +15,10 @@ from store.products import ProductStore
 from store.users import UserStore
 from store.vectors import VectorStore, open_vectors
 from streams.broker import Broker, Publisher
-from streams.lossless import LosslessConsumer, Role
+from streams.lossless import LosslessConsumer
 from streams.ranking import Ranker
 from streams.replicas import Replica, shelf_topics
+from streams.role import Role
 from streams.settings import Settings
 from streams.shelf import Shelf
 from streams.topics import TopicNames, topic_names

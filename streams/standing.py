@@ -11,6 +11,7 @@ from streams.broker import BrokerUnavailable
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+Unavailable = (BrokerUnavailable, StoreUnavailable, OSError)
 
 
 class Stopped(Exception):
@@ -46,6 +47,10 @@ class Standing:
         if not self.is_stopping:
             self.state, self.reason = "waiting", reason
 
+    async def until_stopped(self) -> None:
+        """Return when the role is asked to stop."""
+        await self._stop.wait()
+
     async def nap(self, most_s: float) -> None:
         """Until asked to stop, at most so long."""
         try:
@@ -69,7 +74,7 @@ class Standing:
         while True:
             try:
                 result = await attempt()
-            except (BrokerUnavailable, StoreUnavailable, OSError) as away:
+            except Unavailable as away:
                 if not waited:
                     log.warning("waits role=%s while=%s reason=%s", self._role, doing, away)
                 waited = True

@@ -77,6 +77,10 @@ class Worker:
             )
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
@@ -96,6 +100,11 @@ class Worker:
 
     def resume(self) -> None:
         self._process.send_signal(signal.SIGCONT)
+
+    def dies(self, within_s: float) -> None:
+        """It ends by SIGKILL."""
+        code = self.code(within_s)
+        assert code == -9, f"it ended with code {code}; it said: {self.said[-3_000:]}"
 
     def code(self, within_s: float) -> int:
         """The exit code; -9 after SIGKILL. Fails if it lives longer."""

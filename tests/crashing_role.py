@@ -22,8 +22,9 @@ import orjson
 from store.records import Offsets, StaleRows, StoreUnavailable, source_key
 from streams.broker import Broker, Outgoing, Publisher
 from streams.events import BadEvent, Contract, Id, WrongKey
-from streams.lossless import Delivery, LosslessConsumer, Message, Outcome, Role
+from streams.lossless import LosslessConsumer
 from streams.parsing import parse, parse_key
+from streams.role import Delivery, Message, Outcome, Role
 from streams.settings import Settings, load_settings
 from streams.worker import run_worker
 

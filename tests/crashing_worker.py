@@ -18,7 +18,8 @@ from crashing_role import CrashingConsumer
 from streams.clicks import ClicksRole
 from streams.encode import EncodeRole, Event, Pictures
 from streams.events import EncodeRequest
-from streams.lossless import Delivery, LosslessConsumer, Outcome
+from streams.lossless import LosslessConsumer
+from streams.role import Delivery, Outcome
 from streams.roles import Parts
 from streams.settings import Settings, load_settings
 from streams.topics import TopicNames

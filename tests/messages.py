@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from streams.broker import Headers, Outgoing
-from streams.lossless import Delivery, Message, Outcome, Role
+from streams.role import Delivery, Message, Outcome, Role
 from streams.settings import Settings
 from streams.topics import TopicNames, topic_names
 

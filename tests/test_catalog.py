@@ -21,7 +21,7 @@ from store.records import ProductRow
 from streams.broker import Broker, BrokerUnavailable
 from streams.catalog import PUBLISHED_TO, CatalogRole
 from streams.events import BadEvent, WrongKey
-from streams.lossless import Message
+from streams.role import Message
 from streams.settings import Settings
 
 CUP: Json = {

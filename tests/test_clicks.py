@@ -16,8 +16,8 @@ from store.database import open_database
 from store.users import UserStore
 from streams.clicks import ClicksRole
 from streams.events import RecommendationList, TrainingExample, UserClick, WrongKey
-from streams.lossless import Delivery, Message, Outcome
 from streams.parsing import parse
+from streams.role import Delivery, Message, Outcome
 from streams.settings import Settings
 from streams.shelf import Shelf
 from streams.topics import topic_names

@@ -15,8 +15,8 @@ from PIL import Image
 from encoders.product import ProductContent, ProductEncoder
 from streams.encode import NO_LINKS, NO_WORDS, EncodeRole
 from streams.events import BadEvent, ProductVectors, unpack_vector
-from streams.lossless import Message, Outcome
 from streams.parsing import parse
+from streams.role import Message, Outcome
 from streams.settings import Settings
 
 COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200)}

@@ -18,7 +18,7 @@ from store.vectors_embedded import EmbeddedVectors
 from store.vectors_server import ServerVectors
 from streams.events import BadEvent, pack_vector
 from streams.index import IndexRole
-from streams.lossless import Message
+from streams.role import Message
 from streams.settings import Settings
 
 WIDTHS = {"image": 4, "text": 2, "fused": 2}

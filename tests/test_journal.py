@@ -85,7 +85,8 @@ def test_a_new_journal_always_knows_exactly_what_was_in_hand(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[bool, set[EventId]]]
 ) -> None:
     path = tmp_path_factory.mktemp("journal") / "j.json"
-    journal, in_hand = Journal(path), set()
+    journal = Journal(path)
+    in_hand: set[EventId] = set()
     for takes, some in steps:
         (journal.hold if takes else journal.release)(some)
         in_hand = in_hand | some if takes else in_hand - some

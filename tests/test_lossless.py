@@ -175,7 +175,7 @@ def test_a_death_before_publication_before_the_commit_and_before_the_ack_changes
             books[point].send(*additions(100))
             books[point].start("--before", point, "--at", "3")
         for book in books.values():
-            assert book.workers[0].code(within_s=40) == -9
+            book.workers[0].dies(within_s=40)
             assert 0 < len(book.applied()) < 100
             book.start()
         for book in books.values():

@@ -1,0 +1,87 @@
+"""Settings: from the environment, checked, and secrets that never print."""
+
+from pathlib import Path
+
+import pytest
+from brokers import environment_of
+from pydantic import ValidationError
+
+from streams.settings import Settings, UnknownSetting, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of the tests' own environment."""
+    import os
+
+    for name in [name for name in os.environ if name.startswith("FRESHET_")]:
+        monkeypatch.delenv(name)
+
+
+def test_without_any_everything_is_embedded() -> None:
+    settings = load_settings()
+    assert settings.broker_is_embedded
+    assert settings.bootstrap == "127.0.0.1:19092"
+    assert settings.database_url is None
+    assert settings.qdrant_url is None
+
+
+def test_each_is_set_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRESHET_KAFKA_BOOTSTRAP", "one:9092,two:9092")
+    monkeypatch.setenv("FRESHET_BATCH_MAX", "7")
+    monkeypatch.setenv("FRESHET_LIST_MAX_AGE_S", "null")
+    settings = load_settings()
+    assert settings.bootstrap == "one:9092,two:9092"
+    assert not settings.broker_is_embedded
+    assert settings.batch_max == 7
+    assert settings.list_max_age_s is None
+
+
+def test_a_misspelt_name_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRESHET_BOOTSTRAP", "one:9092")
+    with pytest.raises(UnknownSetting, match=r"unknown FRESHET_BOOTSTRAP: known are .*FRESHET_KAFKA_BOOTSTRAP"):
+        load_settings()
+
+
+def test_the_names_of_the_tests_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRESHET_REQUIRE", "kafka")
+    monkeypatch.setenv("FRESHET_DATA", "/data")
+    load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BATCH_MAX", "0"),
+        ("BATCH_MAX", "many"),
+        ("SESSION_TIMEOUT_S", "-1"),
+        ("WORKER_ID", "a b"),
+        ("NAMESPACE", "Shop"),
+        ("ON_WRONG_KEY", "ignore"),
+        ("API_HOST", "0.0.0.0"),
+        ("KAFKA_SECURITY_PROTOCOL", "TLS"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"FRESHET_{name}", value)
+    with pytest.raises(ValidationError, match=name.lower()):
+        load_settings()
+
+
+def test_secrets_never_print() -> None:
+    settings = Settings(kafka_password="hush", database_url="postgresql://u:hush@h/d", qdrant_api_key="hush")
+    assert "hush" not in f"{settings!r} {settings} {settings.model_dump_json()}"
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().batch_max = 3  # type: ignore[misc]
+
+
+def test_another_process_reads_the_very_same_from_its_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = Settings(home=tmp_path, namespace="shop", embedded_broker=True, list_max_age_s=None, batch_max=3)
+    for name, value in environment_of(settings).items():
+        monkeypatch.setenv(name, value)
+    assert load_settings() == settings
