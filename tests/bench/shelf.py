@@ -1,0 +1,114 @@
+"""A synthetic shelf: records as catalog, encode and learner would publish them, so that nothing need be encoded."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from encoders.next_click_training import NextClickModel
+from encoders.weights import widths_of
+from streams.broker import Outgoing
+from streams.events import EncodeRequest, Offer, ProductVectors, pack_vector
+from streams.factors import Changes, factor_records
+from tests.bench.stage import Stage, Tell
+
+CHUNK = 500
+CLICKS_OF_A_PRODUCT = 20.0  # mean; one product in ten has none, so that lists are blended with content
+NEW_SHARE = 0.1
+COLOURS = ("blue", "red", "green", "grey", "black", "white", "brown", "yellow", "striped", "dotted")
+MATERIALS = ("linen", "cotton", "leather", "canvas", "paper", "nylon", "wool", "suede", "denim", "glass")
+KINDS = ("table lamp", "tote bag", "hoodie", "dress", "backpack", "vase", "shorts", "teapot", "scarf", "stool")
+
+
+async def publish_shelf(on: Stage, products: int, tell: Tell, *, factors: bool, seed: int = 0) -> list[str]:
+    """Offers and random fused vectors of so many products are confirmed; returns their ids.
+
+    factors  True: those of a random next-click model as well, as a learner would publish them
+    """
+    chance = np.random.default_rng(seed)
+    product_ids = [f"product-{number}" for number in range(products)]
+    width = widths_of(on.settings.image_encoder, on.settings.text_encoder)["fused"]
+    for begin in range(0, products, CHUNK):
+        tell(f"{begin:,} of {products:,} products are on the shelf")
+        chunk = product_ids[begin : begin + CHUNK]
+        vectors = chance.standard_normal((len(chunk), width), dtype=np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        await on.publisher.publish([_offer(on, product_id) for product_id in chunk])
+        await on.publisher.publish([_vectors(on, *pair) for pair in zip(chunk, vectors, strict=True)])
+    if factors:
+        records = _factors(on, product_ids, chance)
+        for begin in range(0, len(records), CHUNK):
+            await on.publisher.publish(records[begin : begin + CHUNK])
+    return product_ids
+
+
+def words_only(products: int, prefix: str) -> Iterator[dict[str, Any]]:
+    """`catalog-updates` values without pictures."""
+    for number in range(products):
+        colour, material, kind = COLOURS[number % 10], MATERIALS[number // 10 % 10], KINDS[number // 100 % 10]
+        yield {
+            "op": "upsert",
+            "product_id": f"{prefix}-{number}",
+            "title": f"{colour} {material} {kind} {number}",
+            "description": f"A {colour} {kind} of {material}, made for every day.",
+            "category": ["Shop", kind],
+            "attributes": {"colour": colour, "material": material},
+            "price": {"amount": 10.0 + number % 90, "currency": "EUR"},
+        }
+
+
+def encode_request(upsert: dict[str, Any]) -> dict[str, Any]:
+    """What the catalog role asks of the encoder for this product."""
+    content = {name: upsert[name] for name in ("product_id", "title", "description", "brand", "category")}
+    more = {"attributes": upsert["attributes"], "image_links": upsert["image_links"]}
+    return EncodeRequest(content_revision=1, **content, **more).model_dump(mode="json")
+
+
+def _offer(on: Stage, product_id: str) -> Outgoing:
+    now = time.time()
+    offer = Offer(
+        product_id=product_id,
+        revision=1,
+        state="listable",
+        title=f"Product {product_id}",
+        brand=None,
+        category=[],
+        price=None,
+        availability="in_stock",
+        image_links=[],
+        attributes={},
+        changed_at=now,
+        created_at=now,
+    )
+    return Outgoing(on.names.product_index, product_id.encode(), offer.model_dump_json().encode())
+
+
+def _vectors(on: Stage, product_id: str, fused: Any) -> Outgoing:
+    vectors = ProductVectors(
+        product_id=product_id,
+        content_revision=1,
+        encoder=on.names.product_vectors.rpartition("-")[2],
+        image=None,
+        text=None,
+        fused=pack_vector(fused),
+        missing=[],
+    )
+    return Outgoing(on.names.product_vectors, product_id.encode(), vectors.model_dump_json().encode())
+
+
+def _factors(on: Stage, product_ids: list[str], chance: np.random.Generator) -> list[Outgoing]:
+    model = NextClickModel(len(product_ids))
+    rows = np.array([model.add_product() for _ in product_ids], np.int32)
+    clicks = 1 + chance.poisson(CLICKS_OF_A_PRODUCT, len(rows))
+    clicks[chance.random(len(rows)) < NEW_SHARE] = 0
+    changes = Changes(
+        product_ids,
+        *model.vectors(rows),
+        clicks=clicks.tolist(),
+        gone=[],
+        weights=model.weights(),
+        examples=int(clicks.sum()),
+        newest_example_at=time.time(),
+    )
+    return factor_records(changes, on.names, epoch=1, sequence=1)
