@@ -1,6 +1,7 @@
 """Clients of the broker: one place where TLS, SASL and the broker's kind reach every one of them alike."""
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -35,8 +36,14 @@ class Broker:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.embedded = settings.broker_is_embedded
-        # tansu does not wake a waiting fetch when data comes, so its consumers ask again after a short wait.
-        self.fetch_wait_ms = 5 if self.embedded else 500
+
+    def fetch_wait_ms(self, *, urgent: bool) -> int:
+        """How long a fetch may wait for data.
+
+        tansu does not wake a waiting fetch when data comes, so its consumers ask again soon; that costs it CPU, so
+        only those ask very soon for whom somebody waits.
+        """
+        return 500 if not self.embedded else 5 if urgent else 40
 
     def admin(self) -> KafkaAdminClient:
         """A kafka-python admin client; a context manager closes it."""
@@ -62,7 +69,7 @@ class Broker:
                 **self._common(),
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
-                fetch_max_wait_ms=self.fetch_wait_ms,
+                fetch_max_wait_ms=self.fetch_wait_ms(urgent=False),
                 bootstrap_timeout_ms=10_000,
                 **more,
             )
@@ -79,7 +86,7 @@ class Broker:
             request_timeout_ms=30_000,
         )
 
-    def consumer(self, **more: Any) -> aiokafka.AIOKafkaConsumer:
+    def consumer(self, *, urgent: bool = False) -> aiokafka.AIOKafkaConsumer:
         """An aiokafka consumer outside any group, reading committed records only; not started."""
         return aiokafka.AIOKafkaConsumer(
             **self.async_arguments(),
@@ -87,9 +94,8 @@ class Broker:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
-            fetch_max_wait_ms=self.fetch_wait_ms,
+            fetch_max_wait_ms=self.fetch_wait_ms(urgent=urgent),
             max_partition_fetch_bytes=MAX_MESSAGE_BYTES,
-            **more,
         )
 
     def async_arguments(self) -> dict[str, Any]:
@@ -142,6 +148,7 @@ class Publisher:
         self._broker = broker
         self._producer: aiokafka.AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Connect, if it is not. Raises BrokerUnavailable."""
@@ -160,10 +167,11 @@ class Publisher:
         """Close; what is not confirmed within flush_s is given up (nobody has acknowledged its source)."""
         if self._producer is not None:
             producer, self._producer = self._producer, None
-            try:
-                await asyncio.wait_for(producer.stop(), flush_s)
-            except (TimeoutError, KafkaError):
-                return
+            # Not wait_for: a stop that is cancelled leaves its sender and its connections running for good.
+            closing = asyncio.create_task(_close(producer))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            await asyncio.wait({closing}, timeout=flush_s)
 
     async def publish(self, messages: list[Outgoing]) -> None:
         """All messages are confirmed by the broker (acks=all), in order per partition.
@@ -189,5 +197,11 @@ class Publisher:
             raise
         except (KafkaError, OSError) as error:
             # A producer that failed may be fenced or out of sequence: the next attempt takes a new one.
-            await self.stop()
+            if self._producer is producer:  # another role of the process may have been quicker
+                await self.stop()
             raise BrokerUnavailable(f"{len(messages)} messages not confirmed: {error!r}") from error
+
+
+async def _close(producer: aiokafka.AIOKafkaProducer) -> None:
+    with contextlib.suppress(KafkaError, OSError):
+        await producer.stop()

@@ -52,6 +52,7 @@ class ClicksRole(Role[UserClick | None]):
     """user-clicks to users, recommendations and training-examples."""
 
     name = "clicks"
+    urgent = True
     every_s = PURGE_EVERY_S
 
     def __init__(self, settings: Settings, names: TopicNames, users: UserStore, shelf: Shelf, replica: Replica) -> None:

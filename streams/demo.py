@@ -214,7 +214,7 @@ class Play:
     # --- topics and time -----------------------------------------------------------------------------------------
 
     async def _list_reader(self) -> AIOKafkaConsumer:
-        consumer = self._broker.consumer()
+        consumer = self._broker.consumer(urgent=True)
         consumer.subscribe([self._names.recommendations])
         await consumer.start()
         return consumer
@@ -280,6 +280,7 @@ async def stage(shop: Path | None, *, seconds: float) -> AsyncIterator[Play]:
             api_port=free_port(),
             pictures_root=pictures,
             encode_batch=8,
+            partitions=2,
             **dict.fromkeys(("kafka_bootstrap", "database_url", "qdrant_url")),
         )
         supervisor = await make_supervisor(settings, GROUPS, names_of(settings))

@@ -49,7 +49,7 @@ class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
-            fetch_max_wait_ms=self.app.broker.fetch_wait_ms,
+            fetch_max_wait_ms=self.app.broker.fetch_wait_ms(urgent=self.app.urgent),
             max_partition_fetch_bytes=MAX_MESSAGE_BYTES,
             max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
             request_timeout_ms=int(conf.broker_request_timeout * 1000),
@@ -104,13 +104,18 @@ class Group(faust.App):  # type: ignore[misc]
 
     BootStrategy = _Boot
     broker: Broker
+    urgent: bool
 
     def _new_transport(self) -> _Transport:
         return _Transport(self.conf.broker_consumer, self)
 
 
-def make_group(settings: Settings, broker: Broker, *, role: str, topics: tuple[str, ...], agent: Agent) -> Group:
+def make_group(
+    settings: Settings, broker: Broker, *, role: str, topics: tuple[str, ...], agent: Agent, urgent: bool = False
+) -> Group:
     """A Faust app whose only agent gets the stream of raw events of these topics. Not started.
+
+    urgent: somebody waits for what comes of each event (Broker.fetch_wait_ms).
 
     Raises StreamNotCompiled if Faust's compiled stream is not there.
     """
@@ -141,7 +146,7 @@ def make_group(settings: Settings, broker: Broker, *, role: str, topics: tuple[s
         datadir=str(settings.home / "faust"),  # Faust makes it, empty; without it in the current folder
         web_enabled=False,
     )
-    group.broker = broker
+    group.broker, group.urgent = broker, urgent
     stream = group.topic(*topics, key_type=bytes, value_type=bytes, allow_empty=True)
     group.agent(stream, name="lossless", concurrency=1)(agent)
     return group

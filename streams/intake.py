@@ -144,8 +144,10 @@ class Intake:
         """Good events as deliveries; for each of the others the message that it leads to."""
         batch = Batch(events, [], [], 0)
         given_up = 0
-        for event in events:
-            message = self._message(event)
+        messages = [self._message(event) for event in events]
+        ids = [message.event_id for message in messages]
+        self._journal.hold(ids)
+        for message in messages:
             try:
                 if self._journal.crashed_too_often(message.event_id):
                     raise BadEvent(
@@ -162,6 +164,7 @@ class Intake:
             else:
                 self._count_unknown_fields(parsed)
                 batch.deliveries.append(Delivery(message, parsed))
+        self._journal.release(ids)
         return batch._replace(given_up=given_up)
 
     def _message(self, event: Any) -> Message:

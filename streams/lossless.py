@@ -61,7 +61,9 @@ class LosslessConsumer(Generic[Event]):
         self._publisher = publisher
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=role.name)
         self._journal = Journal(settings.home / "journals" / f"{settings.worker_id}-{role.name}.json")
-        self._group = make_group(settings, broker, role=role.name, topics=role.topics, agent=self._consume)
+        self._group = make_group(
+            settings, broker, role=role.name, topics=role.topics, agent=self._consume, urgent=role.urgent
+        )
         self._group.on_partitions_assigned.connect(self._on_assigned, weak=False)
         self._group.on_partitions_revoked.connect(self._on_revoked, weak=False)
         self._assigned: set[Any] = set()

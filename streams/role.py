@@ -55,6 +55,7 @@ class Role(Generic[Event]):
     topics: tuple[str, ...]
     batch_max: int | None = None  # None: as the settings say
     prepares: bool = False  # True: `prepare` runs on the next batch while `compute` runs on this one
+    urgent: bool = False  # True: somebody waits for the answer to each event
     every_s: float | None = None  # how often `tick` is called; None: never
 
     def parse(self, message: Message) -> Event:

@@ -128,6 +128,12 @@ class LocalKafka:
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
+    def mend(self) -> None:
+        """It runs, whatever was done to it."""
+        self.resume()
+        if self._process is None:
+            self.start()
+
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(number)
@@ -198,10 +204,17 @@ def kafka_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKaf
     yield from _running_kafka(tmp_path_factory.mktemp("kafka"))
 
 
-@pytest.fixture(scope="module")
-def frail_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
-    """Apache Kafka of one test file, whose tests may stop, kill and freeze it, and mend it before they end."""
-    yield from _running_kafka(tmp_path_factory.mktemp("frail-kafka"))
+@pytest.fixture(scope="session")
+def second_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
+    """The one behind frail_kafka."""
+    yield from _running_kafka(tmp_path_factory.mktemp("second-kafka"))
+
+
+@pytest.fixture
+def frail_kafka(second_kafka: LocalKafka) -> Iterator[LocalKafka]:
+    """Apache Kafka that the test may stop, kill and freeze; it is mended for the next test."""
+    yield second_kafka
+    second_kafka.mend()
 
 
 def settings_on(broker: LocalBroker, home: Path, **more: Any) -> Settings:

@@ -47,7 +47,7 @@ class Addition(Contract):
     account: Id
     number: int  # of the event, given once
     amount: int
-    do: Literal["count", "reject", "reject the batch", "kill", "fail"] = "count"
+    do: Literal["count", "reject", "reject the batch", "kill", "fail", "fail to parse"] = "count"
     padding: str = ""
 
 
@@ -116,6 +116,8 @@ class BookRole(Role[Addition]):
 
     def parse(self, message: Message) -> Addition:
         addition: Addition = parse(Addition, message.value or b"null")
+        if addition.do == "fail to parse":
+            raise RuntimeError("an error that nobody thought of, while parsing")
         if parse_key(message.key) != addition.account:
             raise WrongKey(addition.account)
         return addition

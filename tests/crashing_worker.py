@@ -8,7 +8,6 @@ Settings come from the environment, as everywhere.
 
 import argparse
 import asyncio
-import logging
 import os
 import signal
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from streams.lossless import LosslessConsumer
 from streams.role import Delivery, Outcome
 from streams.roles import Parts
 from streams.settings import Settings, load_settings
+from streams.terminal import set_up_logging
 from streams.topics import TopicNames
 from streams.worker import Runnable, run_worker
 
@@ -61,5 +61,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    set_up_logging("INFO")
     asyncio.run(main())
