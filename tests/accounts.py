@@ -206,7 +206,7 @@ class Accounts:
             self._letters += [Letter(r.key, r.value, r.headers, dict(r.headers)["reason"].decode()) for r in records]
         return self._letters
 
-    def letter_of(self, value: bytes | None, within_s: float = 15.0) -> Letter:
+    def letter_of(self, value: bytes | None, within_s: float = 60.0) -> Letter:
         """The one dead letter that carries this value."""
         until(lambda: any(letter.value == value for letter in self.letters()), within_s, f"a letter of {value!r:.80}")
         (letter,) = (letter for letter in self.letters() if letter.value == value)
@@ -218,15 +218,15 @@ class Accounts:
             offsets = admin.list_group_offsets([f"{self.settings.namespace}.freshet-book"])
         return sum(entry.offset for group in offsets.values() for entry in group.values())
 
-    def until_applied(self, numbers: set[int], within_s: float = 30.0) -> None:
+    def until_applied(self, numbers: set[int], within_s: float = 90.0) -> None:
         until(lambda: numbers <= self.applied().keys(), within_s, f"{len(numbers)} events in the book")
 
-    def check(self, *, within_s: float = 30.0) -> None:
+    def check(self, *, within_s: float = 90.0) -> None:
         """Each event that was sent and not refused is in the book exactly once and answered at least once."""
         expected = [event for event in self.sent if event.number not in self.refused]
         numbers = {event.number for event in expected}
         self.until_applied(numbers, within_s)
-        until(lambda: numbers <= self.read_answers().keys(), 10, "every event answered")
+        until(lambda: numbers <= self.read_answers().keys(), 30, "every event answered")
         assert self.applied() == Counter(numbers)
         totals: dict[str, int] = defaultdict(int)
         for event in expected:

@@ -87,7 +87,7 @@ def test_a_large_message_goes_through_and_a_larger_one_is_refused_before_it_is_s
 def test_only_kafka_is_asked_for_idempotence_and_only_tansu_for_short_waits(broker: Broker) -> None:
     with closing(broker.sync_producer()) as producer, closing(broker.sync_consumer()) as consumer:
         assert producer.config["enable_idempotence"] is not broker.embedded
-        assert consumer.config["fetch_max_wait_ms"] == (5 if broker.embedded else 500)
+        assert (consumer.config["fetch_max_wait_ms"] < 100) is broker.embedded
 
 
 def test_nothing_to_publish_needs_no_broker() -> None:

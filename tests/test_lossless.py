@@ -94,7 +94,7 @@ def test_a_record_without_key_and_value_is_a_dead_letter_too(book: Accounts) -> 
             await (await producer.send_batch(batch, book.topic, partition=0))
 
     asyncio.run(send())
-    until(lambda: any((letter.key, letter.value) == (b"", None) for letter in book.letters()), 10, "the letter")
+    until(lambda: any((letter.key, letter.value) == (b"", None) for letter in book.letters()), 30, "the letter")
     book.send(Event(len(book.sent), "anna"))
     book.check()
 
@@ -108,7 +108,7 @@ def test_an_event_under_a_wrong_key_is_sent_again_under_its_own(book: Accounts) 
     redirected = book.status().get("details", {}).get("redirected", 0)
     book.send(Event(len(book.sent), "anna", key=b"bert"))
     book.check()
-    until(lambda: book.status()["details"]["redirected"] == redirected + 1, 5, "the status counts it")
+    until(lambda: book.status()["details"]["redirected"] == redirected + 1, 30, "the status counts it")
 
 
 def test_a_second_wrong_key_makes_it_a_dead_letter(book: Accounts) -> None:
@@ -142,18 +142,18 @@ def test_an_unknown_field_is_ignored_and_counted(book: Accounts) -> None:
     book.sent.append(Event(number, "anna"))
     book.send_raw(b"anna", orjson.dumps({"account": "anna", "number": number, "amount": 1, "colour": "red"}))
     book.check()
-    until(lambda: book.status()["details"]["unknown_fields"] > before, 5, "the status counts it")
+    until(lambda: book.status()["details"]["unknown_fields"] > before, 30, "the status counts it")
 
 
 def test_a_store_that_is_away_is_waited_for_and_the_status_says_so(book: Accounts) -> None:
     with closing(sqlite3.connect(book.settings.home / "book.sqlite", isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
         book.send(*additions(20, start=len(book.sent)))
-        until(lambda: book.status()["state"] == "waiting", 10, "the worker waits")
+        until(lambda: book.status()["state"] == "waiting", 30, "the worker waits")
         assert book.status()["reason"] == "the book book.sqlite is not to be had: database is locked"
         holder.execute("ROLLBACK")
     book.check()
-    until(lambda: book.status()["state"] == "running", 5, "the worker goes on")
+    until(lambda: book.status()["state"] == "running", 30, "the worker goes on")
 
 
 def test_sigterm_ends_a_quiet_worker_in_good_order_and_the_next_one_goes_on(book: Accounts) -> None:
@@ -175,7 +175,7 @@ def test_a_death_before_publication_before_the_commit_and_before_the_ack_changes
             books[point].send(*additions(100))
             books[point].start("--before", point, "--at", "3")
         for book in books.values():
-            book.workers[0].dies(within_s=40)
+            book.workers[0].dies(within_s=90)
             assert 0 < len(book.applied()) < 100
             book.start()
         for book in books.values():
