@@ -88,7 +88,7 @@ class Broker:
 
     def consumer(self, *, urgent: bool = False) -> aiokafka.AIOKafkaConsumer:
         """An aiokafka consumer outside any group, reading committed records only; not started."""
-        return aiokafka.AIOKafkaConsumer(
+        return _Consumer(
             **self.async_arguments(),
             group_id=None,
             enable_auto_commit=False,
@@ -139,6 +139,21 @@ class Broker:
                 f"no answer from Kafka at {self._settings.bootstrap} ({type(error).__name__}): "
                 "is it running? `freshet up` starts an embedded one, FRESHET_KAFKA_BOOTSTRAP names yours"
             ) from error
+
+
+class _Consumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]
+    async def stop(self) -> None:
+        """It is closed, also in an outage of the broker.
+
+        aiokafka's fetcher awaits the fetches that it cancels. One that waits for a broker which is away ends as
+        cancelled, and that would end whoever closes the consumer before the connections are closed.
+        """
+        try:
+            await super().stop()
+        except asyncio.CancelledError:
+            for fetch in self._fetcher._pending_tasks:
+                fetch.cancel()
+            await self._client.close()
 
 
 class Publisher:

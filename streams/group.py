@@ -16,6 +16,7 @@ from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssigno
 from aiokafka.errors import IllegalStateError
 from faust.app.base import BootStrategy
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
+from mode.threads import WorkerThread
 
 from streams.broker import MAX_MESSAGE_BYTES, Broker
 from streams.settings import Settings
@@ -34,8 +35,18 @@ class _Boot(BootStrategy):  # type: ignore[misc]
     enable_web = False
 
 
+class _Daemon(WorkerThread):  # type: ignore[misc]
+    """A thread that the process does not wait for at its end: a broker that says nothing would hold it for 30 s."""
+
+    def __init__(self, service: Any, **more: Any) -> None:
+        super().__init__(service, **more)
+        self.daemon = True
+
+
 class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]
     """Faust's consumer thread with our own client: short waits where needed, committed records only, TLS and SASL."""
+
+    Worker = _Daemon
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:  # noqa: ARG002
         conf = self.app.conf

@@ -81,7 +81,7 @@ BAD_CLICKS = {
     "no date": (changed(CLICK, occurred_at="yesterday"), r"occurred_at: .*\(got 'yesterday'\)"),
     "far ahead": (
         changed(CLICK, occurred_at=(NOW + timedelta(hours=1)).isoformat()),
-        r"3[56]\d\d s ahead.*300 s.*clock",
+        r"[23]\d\d\d s ahead.*300 s.*clock",
     ),
     "long ago": (changed(CLICK, occurred_at="1970-01-20T00:00:00Z"), r"1970-01-20.*before 1990.*unit"),
     "two problems": (changed(CLICK, event="x", user_id=""), r"user_id: .*; event: "),
