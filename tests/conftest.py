@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 pytest_plugins = ["brokers"]
+pytest.register_assert_rewrite("accounts", "system", "truth")  # their asserts tell as much as those of a test
 
 REPOSITORY = Path(__file__).parent.parent
 
