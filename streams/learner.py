@@ -28,7 +28,7 @@ from streams.learning import Learning, Record, TopicIds
 from streams.pace import Pace
 from streams.replicas import Replica
 from streams.settings import Settings
-from streams.standing import Standing, Stopped
+from streams.standing import Result, Standing, Stopped
 from streams.topics import TopicNames
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Learner:
                 self._standing.wait_for("another learner holds the lease")
                 await self._standing.pause(min(LEASE_ASK_S, self._lease.renew_every_s))
 
-        await self._standing.until_available(attempt, "takes the lease")
+        await self._until_available(attempt, "takes the lease")
         log.info("lease taken epoch=%d", self._lease.epoch)
 
     async def _work(self) -> None:
@@ -128,9 +128,9 @@ class Learner:
     async def _start(self) -> None:
         """The model as it was last saved, and its rows published under the new epoch."""
         self._standing.wait_for("reads its topics and its checkpoint")
-        await self._standing.until_available(self._replica.start, "reads the products")
-        await self._standing.until_available(self._reader.open, "opens training-examples")
-        await self._standing.until_available(self._restore, "loads its checkpoint")
+        await self._until_available(self._replica.start, "reads the products")
+        await self._until_available(self._reader.open, "opens training-examples")
+        await self._until_available(self._restore, "loads its checkpoint")
         await self._publish_turn()
         while self._now_learning.has_fresh:
             await self._publish_turn()
@@ -166,7 +166,7 @@ class Learner:
     async def _learn(self) -> None:
         while not self._standing.is_stopping:
             self._replica.check()
-            records = await self._standing.until_available(self._read, "reads training-examples")
+            records = await self._until_available(self._read, "reads training-examples")
             backlog = self._lag()
             self._pace.adapt(backlog)
             try:
@@ -195,7 +195,7 @@ class Learner:
             raise diverged
         log.error("factors diverged, back to the last checkpoint reason=%s", diverged)
         self._diverged_at = reached
-        await self._standing.until_available(self._restore, "goes back to its checkpoint")
+        await self._until_available(self._restore, "goes back to its checkpoint")
 
     def _lag(self) -> int:
         """Examples that are not learned yet, at the broker and in hand."""
@@ -227,7 +227,7 @@ class Learner:
             await self._lease.require()
             await self._publisher.publish(messages)
 
-        await self._standing.until_available(attempt, "publishes factors")
+        await self._until_available(attempt, "publishes factors")
         await self._in_thread(learning.confirm, changes)
         self._published_newest_at = changes.newest_example_at
 
@@ -236,8 +236,8 @@ class Learner:
     async def _save(self) -> None:
         while True:
             await self._standing.pause(self._settings.checkpoint_every_s)
-            await self._standing.until_available(self._require_same_topics, "looks up its topics")
-            await self._standing.until_available(self._save_if_changed, "saves a checkpoint")
+            await self._until_available(self._require_same_topics, "looks up its topics")
+            await self._until_available(self._save_if_changed, "saves a checkpoint")
 
     async def _save_if_changed(self) -> None:
         learning = self._now_learning
@@ -282,6 +282,11 @@ class Learner:
             "dead_letters": 0,
             "details": details,
         }
+
+    async def _until_available(self, attempt: Callable[[], Awaitable[Result]], doing: str) -> Result:
+        """As Standing has it; what a broker that is away holds up is given up soon after a stop."""
+        grace_s = self._settings.shutdown_s
+        return await self._standing.until_available(lambda: self._standing.unless_stopped(attempt(), grace_s), doing)
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

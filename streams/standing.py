@@ -64,6 +64,21 @@ class Standing:
         if self.is_stopping:
             raise Stopped
 
+    async def unless_stopped(self, doing: Awaitable[Result], grace_s: float) -> Result:
+        """What it returns. Raises Stopped, and gives it up, if it goes on for grace_s after the role was to stop."""
+        task = asyncio.ensure_future(doing)
+        stopped = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                await asyncio.wait({task}, timeout=grace_s)
+            if not task.done():
+                raise Stopped
+            return task.result()
+        finally:
+            stopped.cancel()
+            task.cancel()
+
     async def until_available(self, attempt: Callable[[], Awaitable[Result]], doing: str) -> Result:
         """Return what attempt returns, tried with capped backoff while broker or store is away.
 

@@ -33,17 +33,32 @@ class Runnable(Protocol):
 
 
 async def run_worker(roles: dict[str, Runnable], settings: Settings, publisher: Publisher) -> None:
-    """Run the roles side by side until SIGTERM or SIGINT; the first failure of one ends all and is raised."""
+    """Run the roles side by side until SIGTERM or SIGINT; the first failure of one ends all and is raised.
+
+    A role that goes on for twice shutdown_s after it was asked to stop is cancelled.
+    """
+    stopping = asyncio.Event()
+
+    def stop() -> None:
+        stopping.set()
+        _stop_all(roles)
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _stop_all, roles)
+        loop.add_signal_handler(number, stop)
     reporter = asyncio.create_task(_report(roles, settings, publisher))
     tasks = {asyncio.create_task(role.run(), name=name) for name, role in roles.items()}
+    asked = asyncio.create_task(stopping.wait())
+    ended = asyncio.create_task(asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION))
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        _stop_all(roles)
-        await asyncio.wait(tasks, timeout=2 * settings.shutdown_s)
-        for task in done:
+        await asyncio.wait({asked, ended}, return_when=asyncio.FIRST_COMPLETED)
+        first = [task for task in tasks if task.done()]
+        stop()
+        done, late = await asyncio.wait(tasks, timeout=2 * settings.shutdown_s)
+        for task in late:
+            log.warning("role did not end in time role=%s after_s=%s", task.get_name(), 2 * settings.shutdown_s)
+            task.cancel()
+        for task in (*first, *done):
             task.result()
     finally:
         reporter.cancel()
