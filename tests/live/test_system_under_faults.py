@@ -192,20 +192,20 @@ def test_clicks_workers_that_crash_at_the_worst_moments_join_and_leave_answer_ev
         return worker.ends == [-signal.SIGKILL]
 
     system.start("catalog", "index", "clicks", "learner")
-    load.run(lambda: system.is_running("clicks") and system.is_running("learner"), 60, updates=False)
+    load.run(lambda: system.is_running("clicks") and system.is_running("learner"), 180, updates=False)
     for point in ("publish", "commit", "acknowledge"):
         crash = [sys.executable, str(SCRIPT), "clicks", "--before", point, "--at", "3"]
         (crashing,) = system.start("clicks", worker_id="w2", command=crash)
-        load.run(partial(has_crashed, crashing), 60, updates=False)
+        load.run(partial(has_crashed, crashing), 120, updates=False)
         system.start("clicks", worker_id="w2")
-        load.run(lambda: system.is_running("clicks.w2"), 60, updates=False)
+        load.run(lambda: system.is_running("clicks.w2"), 120, updates=False)
     for name in ("clicks", "clicks.w2", "clicks", "clicks.w2"):
         load.run_for(0.5, updates=False)
         system.workers[name].ask_to_end()
         load.run_for(0.5, updates=False)
         assert system.workers[name].code(within_s=10) == 0
         system.workers[name].start()
-        load.run(partial(system.is_running, name), 60, updates=False)
+        load.run(partial(system.is_running, name), 120, updates=False)
     load.end()
     check_users(system, load.truth)
     check_lists(system, load.truth)
@@ -223,14 +223,14 @@ def test_a_sigterm_under_load_and_in_an_outage_of_the_broker_loses_nothing(load:
     }
     for outage, breaks in outages.items():
         system.start(*roles)
-        load.run(lambda: all(map(system.is_running, roles)), 90)
+        load.run(lambda: all(map(system.is_running, roles)), 180)
         load.run_for(2)
         assert system.unasked_ends() == {}
         breaks()
         assert system.end_all(within_s=20) == dict.fromkeys(roles, 0), outage
         frail_kafka.mend()
     system.start(*roles)
-    load.run(lambda: all(map(system.is_running, roles)), 90)
+    load.run(lambda: all(map(system.is_running, roles)), 180)
     frail_kafka.kill()  # and the roles live on
     frail_kafka.mend()
     load.run_for(2)
