@@ -60,8 +60,9 @@ def watch(
     as_json: Json = False,
 ) -> None:
     """Print each list that is published from now on, until Ctrl-C."""
-    import contextlib
     import itertools
+    import signal
+    import threading
 
     import orjson
 
@@ -70,11 +71,12 @@ def watch(
     from streams.topics import topic_names
 
     settings = read_settings()
-    lists = watch_lists(Broker(settings), topic_names(settings, "").recommendations, user_id=user)
+    stop = threading.Event()
+    lists = watch_lists(Broker(settings), topic_names(settings, "").recommendations, user_id=user, stop=stop)
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
     typer.echo(f"watching {what}, Ctrl-C ends it", err=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        for value in itertools.islice(lists, count):
-            typer.echo(value.decode() if as_json else _one_line(orjson.loads(value)))
+    for value in itertools.islice(lists, count):
+        typer.echo(value.decode() if as_json else _one_line(orjson.loads(value)))
 
 
 def _one_line(made: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import Any, NamedTuple
 
 import orjson
@@ -192,10 +192,13 @@ class _Sending:
         )
 
 
-def watch_lists(broker: Broker, topic: str, *, user_id: str | None = None) -> Generator[bytes]:
-    """Values of `recommendations` that are published from this call on, of one user or of all; for ever.
+def watch_lists(
+    broker: Broker, topic: str, *, user_id: str | None = None, stop: Event | None = None
+) -> Generator[bytes]:
+    """Values of `recommendations` that are published from this call on, of one user or of all, until stop is set.
 
-    Raises BrokerUnavailable, and TopicMissing.
+    A program that is interrupted sets stop: an exception out of the middle of a fetch may leave the consumer waiting
+    for itself when it is closed. Raises BrokerUnavailable, and TopicMissing.
     """
     require_topic(broker, topic)
     consumer = broker.sync_consumer()
@@ -208,14 +211,16 @@ def watch_lists(broker: Broker, topic: str, *, user_id: str | None = None) -> Ge
         consumer.seek_to_end()
         for partition in partitions:
             consumer.position(partition)  # without it the end is looked up later, and lists until then are missed
-    return _values(consumer, None if user_id is None else user_id.encode(), began_ms)
+    return _values(consumer, None if user_id is None else user_id.encode(), began_ms, stop or Event())
 
 
-def _values(consumer: KafkaConsumer, key: bytes | None, began_ms: float) -> Generator[bytes]:
+def _values(consumer: KafkaConsumer, key: bytes | None, began_ms: float, stop: Event) -> Generator[bytes]:
     try:
-        for record in consumer:
-            if record.value is not None and record.timestamp >= began_ms and key in (None, record.key):
-                yield record.value
+        while not stop.is_set():
+            for records in consumer.poll(timeout_ms=LOOK_EVERY_S * 1000).values():
+                for record in records:
+                    if record.value is not None and record.timestamp >= began_ms and key in (None, record.key):
+                        yield record.value
     except KafkaError as error:
         raise BrokerUnavailable(f"the lists cannot be read any more ({error!r}): is the broker running?") from error
     finally:
