@@ -41,7 +41,7 @@ clean:  ## Remove .venv and caches; .freshet, where data lives, stays
 
 .venv/.test: $(PINS) | .venv/bin/pip
 	@echo 'Installing into .venv, the tools of the tests included: 3.4 GB to fetch (torch, above all), which takes minutes.'
-	@$(PIP) --editable '.[embedded,postgresql,dev]'
+	@$(PIP) --editable '.[embedded,postgresql,evaluate,dev]'
 	@touch $@
 
 .venv/bin/pip:

@@ -28,7 +28,7 @@ GAPS = len(GAP_EDGES_S) + 1
 # numba looks only at a function's own file to tell whether its machine code is stale, not at the files of the
 # functions that it calls. So the code is kept under a name that changes with any of the sources.
 if not numba.config.CACHE_DIR:
-    _SOURCES = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("next_click*.py")))
+    _SOURCES = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
     _FOLDER = Path(__file__).parent / "__pycache__" / f"compiled-{hashlib.sha256(_SOURCES).hexdigest()[:16]}"
     numba.config.CACHE_DIR = str(_FOLDER)
 

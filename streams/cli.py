@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from streams import cli_ask
+from streams import cli_ask, cli_evaluate
 from streams.terminal import Commands, Failure, read_settings, set_up_logging
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ app = typer.Typer(
 topics_app = typer.Typer(no_args_is_help=True, help="Create the topics, or show them.")
 app.add_typer(topics_app, name="topics", rich_help_panel="Run")
 app.add_typer(cli_ask.app)
+app.add_typer(cli_evaluate.app)
 app.add_typer(cli_ask.dead_letters_app, name="dead-letters", rich_help_panel="Ask")
 
 LogLevel = Annotated[str, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")]

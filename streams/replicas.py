@@ -12,12 +12,14 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from streams.broker import Broker, BrokerUnavailable, Headers
+from streams.events import BadEvent
 from streams.shelf import Shelf
 from streams.topics import TopicNames
 
 log = logging.getLogger(__name__)
 
 Put = Callable[[bytes, bytes | None, Headers], None]
+MALFORMED = (BadEvent, ValueError, LookupError, TypeError, AttributeError)  # what a record of no known form leads to
 RECORDS_PER_TURN = 50  # a burst of records does not delay the clicks between them
 
 
@@ -43,6 +45,7 @@ class Replica:
         self._starting = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="replica")
         self.records = 0
+        self.malformed = 0  # records that were skipped: nobody but Freshet writes these topics, so this is never right
         self.newest_at = 0.0  # s since 1970, the time of the newest record that was put
 
     async def start(self) -> None:
@@ -122,6 +125,11 @@ class Replica:
     def _put_all(self, batch: Sequence[aiokafka.ConsumerRecord]) -> None:
         with self._lock:
             for record in batch:
-                self._puts[record.topic](record.key, record.value, record.headers)
+                try:
+                    self._puts[record.topic](record.key, record.value, record.headers)
+                except MALFORMED as error:
+                    self.malformed += 1
+                    place = (record.topic, record.partition, record.offset)
+                    log.error("record skipped topic=%s partition=%d offset=%d reason=%r", *place, error)
         self.records += len(batch)
         self.newest_at = batch[-1].timestamp / 1000

@@ -75,7 +75,11 @@ class Parts:
         return open_database(url, s.home, name, s.namespace)
 
     def recommend(self, user_id: str, limit: int) -> dict[str, Any]:
-        """A list for this moment, as on the topic `recommendations`, from the row and the shelf as they are."""
+        """A list for this moment, as on the topic `recommendations`, from the row and the shelf as they are.
+
+        Raises what ended the shelf's reader, if something did: a list from a stale shelf might hold what sold out.
+        """
+        self.replica.check()
         row = self.users.read([user_id]).get(user_id)
         history = History.of(row.clicks if row else ())
         ranker = Ranker(self.shelf, length=limit, seen_events=self.settings.seen_events)

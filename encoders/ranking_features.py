@@ -1,0 +1,254 @@
+"""Candidates for a list, and what speaks for each of them.
+
+Everything here is a function of one history, one product and what is known of the shop: no feature depends on which
+other products are candidates. So the score of a product can be explained, by leaving a click out of the history, and
+a list that is made elsewhere from the same knowledge is the same list.
+
+Shapes: P products, F factors, D content width, H clicks of a history, N candidates, C features.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.content_lift import Lift, lift_queries
+from encoders.neighbours import Neighbours
+from encoders.next_click import ABSENT, Floats, Mask, Rows, compiled
+from encoders.trends import Trends, log_count
+
+FEATURES = (
+    *("next_click", "clicked_lately", "clicked_recently", "clicked_ever", "clicks"),
+    *("lift_last", "lift_recent", "cosine_best", "cosine_mean"),
+    *("after_last", "after_recent", "after_all", "together_last", "together_recent", "together_all"),
+)
+"""The columns, C of them. Counts and shares are logarithms."""
+NEXT_CLICK, CLICKED_LATELY, CLICKED_RECENTLY, CLICKED_EVER, CLICKS = range(5)
+LIFT_LAST, LIFT_RECENT, COSINE_BEST, COSINE_MEAN = range(5, 9)
+AFTER, TOGETHER = 9, 12  # each: the last click, the last 5, all
+COLD_CLICKS = 5  # a product with fewer is new
+
+HISTORY = 50  # clicks that are read
+_BY_SCORE, _COLD_BY_SCORE, _BY_LIFT, _COLD_BY_LIFT, _BY_NEIGHBOURS = 120, 40, 20, 20, 30
+CANDIDATES_MAX = _BY_SCORE + _COLD_BY_SCORE + _BY_LIFT + _COLD_BY_LIFT + 2 * _BY_NEIGHBOURS
+_NEAR_CLICKS = 8  # whose content is compared one by one
+_RECENT, _AFTER_DECAY, _ALL_DECAY = 5, 0.7, 0.95
+_NO_SHARE = 1e-4  # added to a share before its logarithm: a share of some ten thousandths says nothing
+
+
+class Knowledge(NamedTuple):
+    """What is known of P products at a moment; arrays may be longer than P."""
+
+    clicks: NDArray[np.int64]  # (P,)
+    content: Floats  # (P, D) of unit length, or zeros
+    trends: Trends
+    after: Neighbours
+    together: Neighbours
+    lift: Lift
+    now: int  # learned clicks of the shop
+
+
+class Scratch(NamedTuple):
+    """Room to work in, for one thread; between two calls `sums` is 0 and `place` is ABSENT everywhere."""
+
+    sums: Floats  # (P,)
+    touched: Rows  # (P,)
+    place: Rows  # (P,) of a candidate
+    lifts: Floats  # (P,)
+    cold: Mask  # (P,)
+
+
+def new_scratch(products: int) -> Scratch:
+    """For up to so many products."""
+    return Scratch(
+        np.zeros(products, np.float32),
+        np.zeros(products, np.int32),
+        np.full(products, ABSENT, np.int32),
+        np.zeros(products, np.float32),
+        np.zeros(products, np.bool_),
+    )
+
+
+@compiled
+def _top(scores: Floats, allowed: Mask, count: int, rows: Rows) -> int:
+    """Fill rows with the best `count` allowed places of scores, in no order, ties to the lower; return how many."""
+    kept = np.empty(count, np.float32)
+    size = 0
+    for row in range(len(scores)):
+        if size == count and scores[row] <= kept[0]:
+            continue
+        if not allowed[row] or np.isnan(scores[row]):
+            continue
+        if size < count:
+            at = size
+            size += 1
+            while at > 0 and kept[(at - 1) // 2] > scores[row]:
+                kept[at], rows[at] = kept[(at - 1) // 2], rows[(at - 1) // 2]
+                at = (at - 1) // 2
+        else:
+            at = 0
+            while True:
+                child = 2 * at + 1
+                if child >= size:
+                    break
+                if child + 1 < size and kept[child + 1] < kept[child]:
+                    child += 1
+                if kept[child] >= scores[row]:
+                    break
+                kept[at], rows[at] = kept[child], rows[child]
+                at = child
+        kept[at], rows[at] = scores[row], row
+    return size
+
+
+@compiled
+def _take(found: Rows, count: int, taken: int, candidates: Rows, place: Rows) -> int:
+    """Append what is no candidate yet; return how many there are now."""
+    for row in found[:count]:
+        if place[row] == ABSENT:
+            place[row] = taken
+            candidates[taken] = row
+            taken += 1
+    return taken
+
+
+@compiled
+def _take_neighbours(
+    table: Neighbours, decay: float, listable: Mask, history: Rows, s: Scratch, taken: int, candidates: Rows
+) -> int:
+    """Append the listable products with the largest shares in the rows of the last clicks."""
+    touched, weight = 0, np.float32(1.0)
+    for row in history[:_RECENT]:
+        if row >= 0:
+            for place in range(table.ids.shape[1]):
+                neighbour = table.ids[row, place]
+                if neighbour == ABSENT:
+                    break
+                if listable[neighbour]:
+                    if s.sums[neighbour] == 0.0:
+                        s.touched[touched] = neighbour
+                        touched += 1
+                    s.sums[neighbour] += weight * table.shares[row, place] + np.float32(1e-9)
+        weight *= np.float32(decay)
+    found = np.empty(_BY_NEIGHBOURS, np.int32)
+    sums = np.empty(touched, np.float32)
+    for at in range(touched):
+        sums[at] = s.sums[s.touched[at]]
+        s.sums[s.touched[at]] = 0.0
+    count = _top(sums, np.ones(touched, np.bool_), _BY_NEIGHBOURS, found)
+    for at in range(count):
+        found[at] = s.touched[found[at]]
+    return _take(found, count, taken, candidates, s.place)
+
+
+@compiled
+def find_candidates(k: Knowledge, scores: Floats, listable: Mask, history: Rows, s: Scratch, candidates: Rows) -> int:
+    """Fill candidates (CANDIDATES_MAX,) with rows, each once, and return N.
+
+    scores    (P,) next-click scores
+    listable  (P,) bool: what this user may get
+    history   (<= HISTORY,) int32, newest first, -1 unknown
+
+    They are the best by score, and by score among the new products; the same by content; and the neighbours of the
+    last clicks.
+    """
+    products = len(scores)
+    found = np.empty(_BY_SCORE, np.int32)
+    cold = s.cold[:products]
+    for row in range(products):
+        cold[row] = listable[row] and k.clicks[row] < COLD_CLICKS
+    taken = _take(found, _top(scores, listable, _BY_SCORE, found), 0, candidates, s.place)
+    taken = _take(found, _top(scores, cold, _COLD_BY_SCORE, found), taken, candidates, s.place)
+    last, recent = np.empty(k.content.shape[1], np.float32), np.empty(k.content.shape[1], np.float32)
+    lift_queries(k.lift, k.content, history, last, recent)
+    lifts = s.lifts[:products]
+    for d in range(len(last)):
+        last[d] += recent[d]
+    for row in range(products):
+        total = np.float32(0.0)
+        for d in range(len(last)):
+            total += last[d] * k.content[row, d]
+        lifts[row] = total
+    if len(history):
+        taken = _take(found, _top(lifts, listable, _BY_LIFT, found), taken, candidates, s.place)
+        taken = _take(found, _top(lifts, cold, _COLD_BY_LIFT, found), taken, candidates, s.place)
+        taken = _take_neighbours(k.after, _AFTER_DECAY, listable, history, s, taken, candidates)
+        taken = _take_neighbours(k.together, 1.0, listable, history, s, taken, candidates)
+    for row in candidates[:taken]:
+        s.place[row] = ABSENT
+    return taken
+
+
+@compiled
+def _neighbour_features(
+    table: Neighbours, decay: float, history: Rows, rows: Rows, column: int, place: Rows, out: Floats
+) -> None:
+    """Fill three columns: the log share of each product in the row of the last click, of the last 5, and of all."""
+    for at in range(len(rows)):
+        place[rows[at]] = at
+        out[at, column], out[at, column + 1], out[at, column + 2] = 0.0, 0.0, 0.0
+    recent, every = np.float32(1.0), np.float32(1.0)
+    recents, everies = np.float32(0.0), np.float32(0.0)
+    for clicks_ago in range(min(HISTORY, len(history))):
+        row = history[clicks_ago]
+        if row >= 0:
+            for neighbour in range(table.ids.shape[1]):
+                other = table.ids[row, neighbour]
+                if other == ABSENT:
+                    break
+                at = place[other]
+                if at != ABSENT:
+                    share = table.shares[row, neighbour]
+                    if clicks_ago == 0:
+                        out[at, column] = share
+                    if clicks_ago < _RECENT:
+                        out[at, column + 1] += recent * share
+                    out[at, column + 2] += every * share
+        if clicks_ago < _RECENT:
+            recents += recent
+        everies += every
+        recent *= np.float32(decay)
+        every *= np.float32(_ALL_DECAY)
+    for at in range(len(rows)):
+        place[rows[at]] = ABSENT
+        out[at, column] = np.log(out[at, column] + np.float32(_NO_SHARE))
+        out[at, column + 1] = np.log(out[at, column + 1] / max(recents, np.float32(1.0)) + np.float32(_NO_SHARE))
+        out[at, column + 2] = np.log(out[at, column + 2] / max(everies, np.float32(1.0)) + np.float32(_NO_SHARE))
+
+
+@compiled
+def fill_features(k: Knowledge, scores: Floats, history: Rows, rows: Rows, place: Rows, out: Floats) -> None:
+    """Fill out (N, C) for the products rows (N,), each once.
+
+    scores   (N,) their next-click scores
+    history  (<= HISTORY,) int32, newest first, -1 unknown
+    place    (P,) as in Scratch
+    """
+    width = k.content.shape[1]
+    last, recent = np.empty(width, np.float32), np.empty(width, np.float32)
+    lift_queries(k.lift, k.content, history, last, recent)
+    near = min(_NEAR_CLICKS, len(history))
+    every = np.log(np.float32(k.now + 1000))
+    for at in range(len(rows)):
+        row = rows[at]
+        out[at, NEXT_CLICK] = scores[at]
+        out[at, CLICKED_LATELY] = log_count(k.trends, row, 0, k.now)
+        out[at, CLICKED_RECENTLY] = log_count(k.trends, row, 1, k.now)
+        out[at, CLICKS] = np.log(np.float32(1 + k.clicks[row]))
+        out[at, CLICKED_EVER] = np.log(k.clicks[row] + np.float32(0.5)) - every
+        of_last, of_recent = np.float32(0.0), np.float32(0.0)
+        for d in range(width):
+            of_last += last[d] * k.content[row, d]
+            of_recent += recent[d] * k.content[row, d]
+        out[at, LIFT_LAST], out[at, LIFT_RECENT] = of_last, of_recent
+        best, total, known = np.float32(-1.0), np.float32(0.0), 0
+        for click in history[:near]:
+            if click >= 0:
+                cosine = np.float32(0.0)
+                for d in range(width):
+                    cosine += k.content[click, d] * k.content[row, d]
+                best, total, known = max(best, cosine), total + cosine, known + 1
+        out[at, COSINE_BEST] = best if known else np.float32(0.0)
+        out[at, COSINE_MEAN] = total / np.float32(max(1, known))
+    _neighbour_features(k.after, _AFTER_DECAY, history, rows, AFTER, place, out)
+    _neighbour_features(k.together, 1.0, history, rows, TOGETHER, place, out)
