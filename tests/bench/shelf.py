@@ -98,7 +98,7 @@ def _vectors(on: Stage, product_id: str, fused: Any) -> Outgoing:
 
 
 def _factors(on: Stage, product_ids: list[str], chance: np.random.Generator) -> list[Outgoing]:
-    model = NextClickModel(len(product_ids))
+    model = NextClickModel()
     rows = np.array([model.add_product() for _ in product_ids], np.int32)
     clicks = 1 + chance.poisson(CLICKS_OF_A_PRODUCT, len(rows))
     clicks[chance.random(len(rows)) < NEW_SHARE] = 0
