@@ -4,18 +4,16 @@ Every import of weight is inside a command, so that `freshet --help` is quick.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from streams import cli_ask, cli_evaluate
-from streams.terminal import Commands, Failure, read_settings, set_up_logging
+from streams.terminal import Commands, Failure, progress_bars, read_settings, set_up_logging
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import TaskID
 
 
 app = typer.Typer(
@@ -140,7 +138,7 @@ def import_folder(
     """Turn a real shop's folder into files to publish: each line is exactly a topic's value."""
     from streams.imports import IMPORTERS
 
-    with _progress() as bar:
+    with progress_bars() as bar:
         tasks: dict[str, TaskID] = {}
 
         def progress(name: str, lines: int) -> None:
@@ -174,7 +172,7 @@ def simulate(
     except ValueError as error:
         raise Failure(f"{catalog}: {error}") from error
     partial = out.with_name(out.name + ".partial")
-    with _progress() as bar, partial.open("wb") as file:
+    with progress_bars() as bar, partial.open("wb") as file:
         for click in bar.track(made, total=clicks, description=out.name):
             file.write(orjson.dumps(click, option=orjson.OPT_APPEND_NEWLINE))
     os.replace(partial, out)
@@ -203,7 +201,7 @@ def publish(
     broker = Broker(settings)
     total = publishing.count_lines(_existing(file))
     publishing.require_topic(broker, topic)
-    with _progress() as bar:
+    with progress_bars() as bar:
         task = bar.add_task(f"{file.name} to {topic}", total=total)
         lines = publishing.read_lines(file, id_field)
         try:
@@ -220,31 +218,6 @@ def _existing(path: Path) -> Path:
     if not path.is_file():
         raise Failure(f"there is no file {path}: `freshet import` or `freshet simulate` makes one")
     return path
-
-
-@contextmanager
-def _progress() -> "Iterator[Progress]":
-    """A bar on stderr with the rate and the time left, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            return Text(f"{task.finished_speed or task.speed or 0:,.0f}/s")
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    terminal = Console(stderr=True)
-    with Progress(*columns, console=terminal, disable=not terminal.is_terminal) as bar:
-        yield bar
 
 
 if __name__ == "__main__":

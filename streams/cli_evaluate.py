@@ -5,17 +5,14 @@ Every import of weight is inside a function, so that `freshet --help` is quick.
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from streams.terminal import FAILED, Failure, read_settings
+from streams.terminal import FAILED, Failure, progress_bars, read_settings
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from streams.evaluation.jobs import Failed, Outcome
     from streams.evaluation.models import Wanted
     from streams.evaluation.report import Compared, Figures
@@ -96,7 +93,7 @@ def evaluate(
     pair = _pair(compare, [job.label for job in todo])
     if plots is not None:
         _require_matplotlib()
-    with _bars() as bars:
+    with progress_bars() as bars:
         reading = bars.add_task(f"reading {events.name}", total=None)
         try:
             stream = read_stream(
@@ -241,15 +238,3 @@ def _require_matplotlib() -> None:
 
     if find_spec("matplotlib") is None:
         raise Failure("charts need matplotlib, which is not installed: pip install 'freshet[evaluate]'")
-
-
-@contextmanager
-def _bars() -> "Iterator[Progress]":
-    """A bar for each model on stderr with the rate and the time left, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    terminal = Console(stderr=True)
-    with Progress(*columns, console=terminal, disable=not terminal.is_terminal) as bars:
-        yield bars

@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -9,6 +11,7 @@ from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+    from rich.progress import Progress
 
     from streams.settings import Settings
 
@@ -125,3 +128,28 @@ def set_up_logging(level: str) -> None:
     logging.basicConfig(level=number, handlers=[handler], force=True)
     for name in NOISY:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
+
+
+@contextmanager
+def progress_bars() -> "Iterator[Progress]":
+    """Bars on stderr with the rate and the time left, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.finished_speed or task.speed or 0:,.0f}/s")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    terminal = Console(stderr=True)
+    with Progress(*columns, console=terminal, disable=not terminal.is_terminal) as bar:
+        yield bar
