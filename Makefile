@@ -7,8 +7,13 @@ PINS := pyproject.toml deploy/constraints.txt
 # A marker tells which extras are installed, at which pins; the tests' extras hold the demo's.
 DEMO := $(if $(wildcard .venv/.test),.venv/.test,.venv/.demo)
 
+# What `make evaluate` reads and where it goes on from if it was killed.
+RETAIL = $(or $(SHOP),$(or $(FRESHET_DATA),../shared/data)/online-retail)
+EVALUATED := .freshet/evaluate
+EVALUATE = .venv/bin/freshet evaluate $(EVALUATED)/clicks.jsonl --vectors $(EVALUATED)/vectors.npz --jobs 2
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench evaluate clean
 
 help:  ## Print this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +34,15 @@ check: .venv/.test  ## Lint, format, types, and the schemas of the deployment fi
 
 bench: .venv/.test  ## Measure, and print Markdown rows
 	@.venv/bin/python -m tests.bench
+
+evaluate: .venv/.test  ## Evaluate Freshet beside its baselines on two years of real purchases (the better part of an hour)
+	@mkdir -p $(EVALUATED)
+	@test -e $(EVALUATED)/clicks.jsonl || .venv/bin/freshet import online-retail "$(RETAIL)" $(EVALUATED)
+	@test -e $(EVALUATED)/vectors.npz || .venv/bin/freshet vectors $(EVALUATED)/catalog.jsonl $(EVALUATED)/vectors.npz
+	@$(EVALUATE) --list both --checkpoints $(EVALUATED)/all --plots $(EVALUATED)
+	@$(EVALUATE) --models freshet,item-knn --every 5 --protocol delayed --delays 0,1m,1h,24h \
+	    --checkpoints $(EVALUATED)/delayed --plots $(EVALUATED)
+	@$(EVALUATE) --models freshet,item-knn,transitions --every 5 --shuffle-ties --checkpoints $(EVALUATED)/shuffled
 
 clean:  ## Remove .venv and caches; .freshet, where data lives, stays
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -33,6 +33,10 @@ class Neighbours(NamedTuple):
     shares: Floats  # (P, N)
     evidence: Floats  # (P,) weighted clicks that the row has seen
 
+    def share(self, row: int, neighbour: int) -> float:
+        """The neighbour's share in the row, 0 if it is none."""
+        return float(self.shares[row][self.ids[row] == neighbour].sum())
+
 
 def no_neighbours(products: int) -> Neighbours:
     """A table in which nothing is known."""

@@ -24,6 +24,7 @@ Compiled = TypeVar("Compiled", bound=Callable[..., object])
 
 GAP_EDGES_S = (60.0, 600.0, 3_600.0, 86_400.0, 604_800.0)  # up to a minute, ten minutes, an hour, a day, a week, more
 GAPS = len(GAP_EDGES_S) + 1
+FACTORS = 64  # F of the model that the learner makes
 
 # numba looks only at a function's own file to tell whether its machine code is stale, not at the files of the
 # functions that it calls. So the code is kept under a name that changes with any of the sources.

@@ -17,6 +17,7 @@ class Ring(NamedTuple):
     targets: Rows  # (R,), -1 once its product is removed
     histories: Rows  # (R, LM), newest first
     gaps: Gaps  # (R, L)
+    weights: Floats  # (R,) how much each example weighs
     recent: Rows  # (P,) how often each product is among the last `recent_clicks` targets
     known: Mask  # (P,)
     known_rows: Rows  # the rows that are known
@@ -25,7 +26,7 @@ class Ring(NamedTuple):
 
 
 @compiled
-def _keep_example(ring: Ring, target: int, history: Rows, ages_s: Floats) -> int:
+def _keep_example(ring: Ring, target: int, history: Rows, ages_s: Floats, weight: float) -> int:
     """Write the example over the oldest one and return its place; unknown products of the history become -1."""
     place = int(ring.counters[EXAMPLES] % len(ring.targets))
     for clicks_ago in range(ring.histories.shape[1]):
@@ -33,7 +34,7 @@ def _keep_example(ring: Ring, target: int, history: Rows, ages_s: Floats) -> int
         ring.histories[place, clicks_ago] = row if 0 <= row < len(ring.known) and ring.known[row] else ABSENT
     for clicks_ago in range(ring.gaps.shape[1]):
         ring.gaps[place, clicks_ago] = gap_bucket(ages_s[clicks_ago]) if clicks_ago < len(ages_s) else 0
-    ring.targets[place] = target
+    ring.targets[place], ring.weights[place] = target, np.float32(weight)
     return place
 
 
@@ -109,6 +110,7 @@ def learn_examples(
     targets: Rows,
     histories: Rows,
     ages_s: Floats,
+    weights: Floats,
     replays: int,
 ) -> float:
     """Learn the examples in order; return the mean loss of the examples themselves, NaN after divergence."""
@@ -119,7 +121,7 @@ def learn_examples(
     kept = np.float32(1.0 / (1.0 - rule.dropout))
     losses = 0.0
     for example in range(len(targets)):
-        new = _keep_example(ring, targets[example], histories[example], ages_s[example])
+        new = _keep_example(ring, targets[example], histories[example], ages_s[example], weights[example])
         clicks[targets[example]] += 1
         for turn in range(-1, replays):
             place = new if turn < 0 else _draw_replay(ring, rule, random, turn)
@@ -135,7 +137,8 @@ def learn_examples(
                     keep[f] = kept if draw_share(random) >= rule.dropout else np.float32(0.0)
                 before = history[:length]
                 count = draw_candidates(ring, rule, random, target, before, candidates, log_expected)
-                loss = step(p, rule, before, ring.gaps[place], candidates[:count], log_expected[:count], keep)
+                weight = ring.weights[place]
+                loss = step(p, rule, before, ring.gaps[place], candidates[:count], log_expected[:count], keep, weight)
                 if not np.isfinite(loss):
                     return np.nan
                 if turn < 0:

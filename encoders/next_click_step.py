@@ -215,7 +215,14 @@ def _move_shared(p: Parameters, rule: Rule, by_position: Floats, by_gap: Floats,
 
 @compiled
 def step(
-    p: Parameters, rule: Rule, history: Rows, gaps: Gaps, candidates: Rows, log_expected: Floats, keep: Floats
+    p: Parameters,
+    rule: Rule,
+    history: Rows,
+    gaps: Gaps,
+    candidates: Rows,
+    log_expected: Floats,
+    keep: Floats,
+    weight: float,
 ) -> float:
     """Learn one example; return its loss before the step, without the pull. NaN says that the model has diverged.
 
@@ -224,6 +231,7 @@ def step(
     candidates    (N + 1,) int32, the negatives, none of them in the history, and last the clicked product
     log_expected  (N + 1,) float32, log of how often each was expected to be drawn; 0 for the clicked product
     keep          (F,) float32, the dropout: 0, or 1 / (share that is kept)
+    weight        > 0, of this example in the loss; the pull toward zero is not weighed
     """
     positions, factors = p.position_weights.shape
     z, memory = np.empty(factors, np.float32), np.empty(factors, np.float32)
@@ -234,6 +242,8 @@ def step(
         z[f] *= keep[f]
     slopes = np.empty(len(candidates), np.float32)
     loss = _slopes(p, z, candidates, log_expected, slopes)
+    for k in range(len(slopes)):
+        slopes[k] *= np.float32(weight)
 
     slope_z = np.zeros(factors, np.float32)
     for k in range(len(candidates)):

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.next_click import GAPS, Floats, Rows, Weights
+from encoders.next_click import FACTORS, GAPS, Floats, Mask, Rows, Weights, embed
 from encoders.next_click_replays import EXAMPLES, RECENT, Ring, learn_examples, sweep
 from encoders.next_click_step import Parameters, Rule, draw_normal
 
@@ -27,8 +27,8 @@ class FactorsDiverged(ArithmeticError):
 class NextClickModel:
     """The learner's model. One thread at a time; learning leaves the GIL to the others."""
 
-    def __init__(self, factors: int = 64, *, seed: int = 0, rule: Rule = DEFAULT_RULE) -> None:
-        """A model without products. The ring takes 4 LM + L + 4 bytes for each example that it keeps.
+    def __init__(self, factors: int = FACTORS, *, seed: int = 0, rule: Rule = DEFAULT_RULE) -> None:
+        """A model without products. The ring takes 4 LM + L + 8 bytes for each example that it keeps.
 
         Raises ValueError if recent_clicks does not fit into the ring.
         """
@@ -46,6 +46,7 @@ class NextClickModel:
             targets=np.zeros(rule.ring_examples, np.int32),
             histories=np.zeros((rule.ring_examples, rule.memory_length), np.int32),
             gaps=np.zeros((rule.ring_examples, rule.positions), np.int8),
+            weights=np.ones(rule.ring_examples, np.float32),
             recent=np.zeros(0, np.int32),
             known=np.zeros(0, np.bool_),
             known_rows=np.zeros(0, np.int32),
@@ -73,9 +74,11 @@ class NextClickModel:
         self._find_known_rows_again()
         return row
 
-    def remove_product(self, row: int) -> None:
-        """No later step has the product as target, in a history or as negative. Drop the row from every map of yours:
-        it may become another product's."""
+    def remove_product(self, row: int) -> Rows:
+        """No later step has the product as target, in a history or as negative. Drop the row from every map of yours.
+
+        Returns rows (n,) of removed products that may become other products' from now on; most often none.
+        """
         self._require_known(np.array([row]))
         self._ring.known[row] = False
         self._find_known_rows_again()
@@ -87,6 +90,8 @@ class NextClickModel:
         if len(gone) - len(self._free) > max(64, self._rows // 16):
             sweep(self._ring)
             self._free = gone[::-1].tolist()
+            return gone.astype(np.int32)
+        return gone[:0].astype(np.int32)
 
     def place(self, rows: Rows, context: Floats, target: Floats, bias: Floats) -> None:
         """Put products that nobody has clicked where the cold start sees them: (n, F), (n, F), (n,).
@@ -106,12 +111,15 @@ class NextClickModel:
         """Learn one example: learn_many of one."""
         return self.learn_many(np.array([row]), history[None], ages_s[None], replays=replays)
 
-    def learn_many(self, rows: Rows, histories: Rows, ages_s: Floats, *, replays: int = 8) -> float:
+    def learn_many(
+        self, rows: Rows, histories: Rows, ages_s: Floats, weights: Floats | None = None, *, replays: int = 8
+    ) -> float:
         """Learn E examples in order, each followed by replays of earlier ones; return their mean loss.
 
         rows       (E,) int32, the clicked products, all known
         histories  (E, H) int32, rows clicked before, newest first; -1 and what is not known add nothing
         ages_s     (E, H) float32, how long before the example's click
+        weights    (E,) float32 > 0, how much each example weighs, also in its replays; None: 1
 
         Raises ValueError if a clicked product is not known: nothing is learned then; FactorsDiverged if a parameter
         is not finite any more: some of the examples are learned then.
@@ -128,6 +136,7 @@ class NextClickModel:
             np.ascontiguousarray(rows, np.int32),
             np.ascontiguousarray(histories, np.int32),
             np.ascontiguousarray(ages_s, np.float32),
+            np.ones(len(rows), np.float32) if weights is None else np.ascontiguousarray(weights, np.float32),
             replays,
         )
         if not np.isfinite(loss):
@@ -137,11 +146,42 @@ class NextClickModel:
             )
         return loss
 
+    @property
+    def products(self) -> int:
+        """How many rows there are, those of removed products included."""
+        return self._rows
+
+    @property
+    def known(self) -> Mask:
+        """(P,) bool, which rows are products; a view."""
+        return self._ring.known[: self._rows]
+
+    def embed(self, history: Rows, ages_s: Floats) -> Floats:
+        """(F,) the embedding of a history (H,) at this moment, without dropout; see encoders.next_click.embed."""
+        shared, context, _, _ = self.served()
+        length = np.array([len(history)], np.int32)
+        embedding: Floats = embed(shared, context, history[None], ages_s[None], length)[0]
+        return embedding
+
+    def scores(self, embedding: Floats) -> Floats:
+        """(P,) next-click scores of every row for an embedding (F,)."""
+        _, context, offset, bias = self.served()
+        scores: Floats = context @ embedding
+        scores += offset @ embedding
+        scores += bias
+        return scores
+
     def weights(self) -> Weights:
         """A copy of what all products share."""
         p, rule = self._p, self.rule
         shared = (p.position_weights.copy(), p.gap_weights.copy(), p.memory_weights[0].copy())
         return Weights(*shared, rule.memory_length, rule.memory_decay)
+
+    def served(self) -> tuple[Weights, Floats, Floats, Floats]:
+        """Views, which change as it learns: what all products share, context (P, F), offset (P, F) and bias (P,)."""
+        p, rule, rows = self._p, self.rule, self._rows
+        shared = Weights(p.position_weights, p.gap_weights, p.memory_weights[0], rule.memory_length, rule.memory_decay)
+        return shared, p.context[:rows], p.offset[:rows], p.bias[:rows]
 
     def vectors(self, rows: Rows) -> tuple[Floats, Floats, Floats]:
         """Copies of context (n, F), target (n, F) and bias (n,) of these rows."""
@@ -185,6 +225,7 @@ class NextClickModel:
         del p["change"]
         arrays = {name: array[: self._rows] if name in _OF_PRODUCTS else array for name, array in p.items()}
         arrays |= {"targets": ring.targets[:kept], "histories": ring.histories[:kept], "gaps": ring.gaps[:kept]}
+        arrays |= {"weights": ring.weights[:kept]}
         arrays |= {"recent": ring.recent[: self._rows], "known": ring.known[: self._rows]}
         return arrays | {"clicks": self.clicks[: self._rows], "counters": ring.counters, "random": self._random}
 

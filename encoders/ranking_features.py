@@ -27,6 +27,7 @@ NEXT_CLICK, CLICKED_LATELY, CLICKED_RECENTLY, CLICKED_EVER, CLICKS = range(5)
 LIFT_LAST, LIFT_RECENT, COSINE_BEST, COSINE_MEAN = range(5, 9)
 AFTER, TOGETHER = 9, 12  # each: the last click, the last 5, all
 COLD_CLICKS = 5  # a product with fewer is new
+JUST_LOOKED_AT = 3  # clicks: what the user has just looked at is no candidate
 
 HISTORY = 50  # clicks that are read
 _BY_SCORE, _COLD_BY_SCORE, _BY_LIFT, _COLD_BY_LIFT, _BY_NEIGHBOURS = 120, 40, 20, 20, 30
@@ -180,49 +181,60 @@ def find_candidates(k: Knowledge, scores: Floats, listable: Mask, history: Rows,
 
 
 @compiled
-def _neighbour_features(
-    table: Neighbours, decay: float, history: Rows, rows: Rows, column: int, place: Rows, out: Floats
-) -> None:
-    """Fill three columns: the log share of each product in the row of the last click, of the last 5, and of all."""
+def gather_shares(table: Neighbours, history: Rows, rows: Rows, place: Rows) -> Floats:
+    """(H, N) the share that each of the products rows (N,), each once, has in the row of each click; place as in
+    Scratch."""
+    shares = np.zeros((len(history), len(rows)), np.float32)
     for at in range(len(rows)):
         place[rows[at]] = at
-        out[at, column], out[at, column + 1], out[at, column + 2] = 0.0, 0.0, 0.0
-    recent, every = np.float32(1.0), np.float32(1.0)
-    recents, everies = np.float32(0.0), np.float32(0.0)
-    for clicks_ago in range(min(HISTORY, len(history))):
-        row = history[clicks_ago]
+    for click in range(len(history)):
+        row = history[click]
         if row >= 0:
             for neighbour in range(table.ids.shape[1]):
                 other = table.ids[row, neighbour]
                 if other == ABSENT:
                     break
-                at = place[other]
-                if at != ABSENT:
-                    share = table.shares[row, neighbour]
-                    if clicks_ago == 0:
-                        out[at, column] = share
-                    if clicks_ago < _RECENT:
-                        out[at, column + 1] += recent * share
-                    out[at, column + 2] += every * share
-        if clicks_ago < _RECENT:
-            recents += recent
-        everies += every
-        recent *= np.float32(decay)
-        every *= np.float32(_ALL_DECAY)
-    for at in range(len(rows)):
-        place[rows[at]] = ABSENT
-        out[at, column] = np.log(out[at, column] + np.float32(_NO_SHARE))
-        out[at, column + 1] = np.log(out[at, column + 1] / max(recents, np.float32(1.0)) + np.float32(_NO_SHARE))
-        out[at, column + 2] = np.log(out[at, column + 2] / max(everies, np.float32(1.0)) + np.float32(_NO_SHARE))
+                if place[other] != ABSENT:
+                    shares[click, place[other]] = table.shares[row, neighbour]
+    for row in rows:
+        place[row] = ABSENT
+    return shares
 
 
 @compiled
-def fill_features(k: Knowledge, scores: Floats, history: Rows, rows: Rows, place: Rows, out: Floats) -> None:
+def _neighbour_features(shares: Floats, decay: float, column: int, out: Floats) -> None:
+    """Fill three columns: the log share of each product in the row of the last click, of the last 5, and of all."""
+    clicks, count = shares.shape
+    of_recent, of_all = np.zeros(count, np.float32), np.zeros(count, np.float32)
+    recent, every = np.float32(1.0), np.float32(1.0)
+    recents, everies = np.float32(0.0), np.float32(0.0)
+    for click in range(clicks):
+        if click < _RECENT:
+            recents += recent
+            for at in range(count):
+                of_recent[at] += recent * shares[click, at]
+        everies += every
+        for at in range(count):
+            of_all[at] += every * shares[click, at]
+        recent *= np.float32(decay)
+        every *= np.float32(_ALL_DECAY)
+    recents, everies = max(recents, np.float32(1.0)), max(everies, np.float32(1.0))
+    for at in range(count):
+        of_last = shares[0, at] if clicks else np.float32(0.0)
+        out[at, column] = np.log(of_last + np.float32(_NO_SHARE))
+        out[at, column + 1] = np.log(of_recent[at] / recents + np.float32(_NO_SHARE))
+        out[at, column + 2] = np.log(of_all[at] / everies + np.float32(_NO_SHARE))
+
+
+@compiled
+def fill_features(
+    k: Knowledge, scores: Floats, history: Rows, rows: Rows, after: Floats, together: Floats, out: Floats
+) -> None:
     """Fill out (N, C) for the products rows (N,), each once.
 
-    scores   (N,) their next-click scores
-    history  (<= HISTORY,) int32, newest first, -1 unknown
-    place    (P,) as in Scratch
+    scores           (N,) their next-click scores
+    history          (H,) int32, H <= HISTORY, newest first, -1 unknown
+    after, together  (H, N) from gather_shares
     """
     width = k.content.shape[1]
     last, recent = np.empty(width, np.float32), np.empty(width, np.float32)
@@ -250,5 +262,5 @@ def fill_features(k: Knowledge, scores: Floats, history: Rows, rows: Rows, place
                 best, total, known = max(best, cosine), total + cosine, known + 1
         out[at, COSINE_BEST] = best if known else np.float32(0.0)
         out[at, COSINE_MEAN] = total / np.float32(max(1, known))
-    _neighbour_features(k.after, _AFTER_DECAY, history, rows, AFTER, place, out)
-    _neighbour_features(k.together, 1.0, history, rows, TOGETHER, place, out)
+    _neighbour_features(after, _AFTER_DECAY, AFTER, out)
+    _neighbour_features(together, 1.0, TOGETHER, out)

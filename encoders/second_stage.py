@@ -24,6 +24,7 @@ from encoders.ranking_features import (
     Scratch,
     fill_features,
     find_candidates,
+    gather_shares,
     new_scratch,
 )
 from encoders.reranker import Moments, Reranker, bucket_of, learn_list, new_reranker
@@ -31,6 +32,7 @@ from encoders.trends import Trends, count_click, no_trends
 
 RECENT_CLICKS = 20_000  # negatives of the lift are drawn from these
 NEGATIVES = 5
+ROUNDING = 1e-5  # of a content
 
 
 class LearnedStage(NamedTuple):
@@ -101,9 +103,18 @@ class SecondStage:
         self._scratch = new_scratch(room)
 
     def place(self, rows: Rows, fused: Floats) -> None:
-        """These rows (n,) have fused vectors (n, W). Needs a content map: `fit` comes first."""
+        """These rows (n,) have fused vectors (n, W). Before the first `fit` there are no contents.
+
+        A row that is where it belongs stays, bit by bit: how a matrix product is rounded depends on n.
+        """
         if self.content_map is not None:
-            self._k.content[rows] = self.content_map.apply(fused)
+            contents = self.content_map.apply(fused)
+            moved = np.abs(contents - self._k.content[rows]).max(axis=1, initial=0.0) > ROUNDING
+            self._k.content[rows[moved]] = contents[moved]
+
+    def take_content(self, rows: Rows) -> None:
+        """These rows (n,) have no fused vectors."""
+        self._k.content[rows] = 0.0
 
     def fit(self, rows: Rows, fused: Floats) -> None:
         """Map contents anew from all fused vectors that there are (n, W), n >= 1; what the lift knows is kept."""
@@ -128,6 +139,10 @@ class SecondStage:
         """At most `limit` rows whose neighbours differ from what was published, the most changed first."""
         changed = np.flatnonzero(self.changed > 0)
         return changed[np.argsort(-self.changed[changed], kind="stable")][:limit].astype(np.int32)
+
+    def withdraw(self, rows: NDArray[np.integer[Any]]) -> None:
+        """Of these rows nothing is to publish: they are no products any more."""
+        self.changed[rows] = 0.0
 
     def forget(self, rows: Rows) -> None:
         """Nothing of these rows is left, in their own neighbours or in others'; the rows may be given away."""
@@ -252,8 +267,10 @@ def _rank_and_learn(
             clicked = at
     if clicked < 0:
         return -1.0
+    rows = candidates[:count]
+    after, together = gather_shares(k.after, history, rows, s.place), gather_shares(k.together, history, rows, s.place)
     features = np.empty((count, len(FEATURES)), np.float32)
-    fill_features(k, scores[candidates[:count]], history, candidates[:count], s.place, features)
+    fill_features(k, scores[rows], history, rows, after, together, features)
     known = 0
     for click in history:
         known += click >= 0

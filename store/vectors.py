@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from store.user_vectors import EMBEDDING, ForgottenUser, UserPoint, UserVectors
+
 VECTOR_NAMES = ("image", "text", "fused")
 _FRESHET = uuid.uuid5(uuid.NAMESPACE_URL, "urn:freshet:products")  # never change: every point's id hangs on it
 
@@ -49,10 +51,11 @@ class StoredPoint:
     vectors: dict[str, NDArray[np.float32]]  # of length 1: the engine normalises
 
 
-class VectorStore(Protocol):
+class VectorStore(UserVectors, Protocol):
     """Every write has been applied when it returns, and a stale one changes nothing, inside the engine as well.
 
-    Writes go to the collection of `ensure`; reads go to the one that the alias `products` points to.
+    Writes go to the collection of `ensure`; reads go to the one that the alias `products` points to. Users have a
+    collection of their own beside them.
     All methods may be called from several threads. They raise StoreUnavailable if a server does not answer, and if
     something is read before any collection exists.
     """
@@ -153,6 +156,13 @@ def check_points(points: Iterable[VectorPoint], widths: Mapping[str, int]) -> No
     for point in points:
         for name, vector in point.vectors.items():
             check_vector(f"product {point.product_id!r}", name, vector, widths)
+
+
+def check_users(users: Iterable[UserPoint | ForgottenUser], widths: Mapping[str, int]) -> None:
+    """Raises ValueError that names the first user with an embedding that the collection cannot take."""
+    for user in users:
+        if isinstance(user, UserPoint):
+            check_vector(f"user {user.user_id!r}", EMBEDDING, user.embedding, widths)
 
 
 def check_vector(owner: str, name: str, vector: NDArray[np.float32], widths: Mapping[str, int]) -> None:

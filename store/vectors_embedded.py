@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from store import vectors_rules as rules
 from store.records import StoreUnavailable
+from store.user_vectors import EMBEDDING, ForgottenUser, UserHit, UserPoint, users_collection
 from store.vectors import (
     Hit,
     OfferPoint,
@@ -23,10 +24,12 @@ from store.vectors import (
     VectorPoint,
     alias_name,
     check_points,
+    check_users,
     check_vector,
     collection_name,
     point_ids,
 )
+from store.vectors_embedded_words import filter_of, operation_of
 
 WRITE_BATCH = 16
 """Points written under one hold of the lock, about 5 ms: a query waits no longer than that."""
@@ -57,6 +60,7 @@ class EmbeddedVectors:
         self._folder = folder
         self._namespace = namespace
         self._pointer = folder / alias_name(namespace)
+        self._users = users_collection(namespace)
         self._lock = RLock()
         self._shards: dict[str, edge.EdgeShard] = {}
         self._target: str | None = None  # the collection that takes the writes
@@ -68,7 +72,7 @@ class EmbeddedVectors:
         name = collection_name(self._namespace, fingerprint)
         with self._lock:
             if not (self._folder / name).exists():
-                self._create(name, widths)
+                self._create(name, widths, rules.INDEXED)
             if (found := self._widths(name)) != dict(widths):
                 raise ValueError(
                     f"{name} has vectors of {found}, the encoder gives {dict(widths)}: change its fingerprint"
@@ -123,7 +127,7 @@ class EmbeddedVectors:
             query = edge.QueryRequest(
                 limit=limit,
                 query=edge.Query.Nearest(vector.tolist(), using=name),
-                filter=_filter(where),
+                filter=filter_of(where),
                 with_payload=True,
             )
             found: list[Any] = self._shard(collection).query(query)
@@ -151,7 +155,7 @@ class EmbeddedVectors:
         products = point_ids(self._namespace, product_ids)
         if not products:
             return set()
-        where = _filter(rules.retrievable(products))
+        where = filter_of(rules.retrievable(products))
         with self._lock:
             shard = self._shard(self._read())
             found, _ = shard.scroll(edge.ScrollRequest(limit=len(products), filter=where, with_payload=False))
@@ -162,9 +166,51 @@ class EmbeddedVectors:
             shard = self._shard(self._read())
             return {
                 "points": shard.count(edge.CountRequest()),
-                "listable": shard.count(edge.CountRequest(filter=_filter(rules.LISTABLE))),
-                "fused": shard.count(edge.CountRequest(filter=_filter(rules.FUSED))),
+                "listable": shard.count(edge.CountRequest(filter=filter_of(rules.LISTABLE))),
+                "fused": shard.count(edge.CountRequest(filter=filter_of(rules.FUSED))),
             }
+
+    # --- users ---------------------------------------------------------------------------------------------------
+
+    def ensure_users(self, factors: int) -> None:
+        folder, widths = self._folder / self._users, {EMBEDDING: factors}
+        with self._lock:
+            if folder.exists() and self._widths(self._users) != widths:
+                self._discard(self._users)
+            if not folder.exists():
+                self._create(self._users, widths, rules.USERS_INDEXED)
+            self._shard(self._users)
+
+    def put_users(self, users: Sequence[UserPoint | ForgottenUser]) -> None:
+        widths = self._widths(self._existing_users())
+        check_users(users, widths)
+        for batch in rules.batches(users, WRITE_BATCH):
+            self._apply(rules.user_writes(batch, self._namespace), self._users)
+
+    def purge_users(self, now: float) -> None:
+        self._apply([rules.expired(now)], self._existing_users())
+
+    def look_alikes(
+        self, embedding: NDArray[np.float32], limit: int, *, epoch: int, exclude: Sequence[str] = ()
+    ) -> list[UserHit]:
+        where = rules.seen_as_look_alike(self._namespace, epoch=epoch, exclude=exclude)
+        with self._lock:
+            check_vector("the query", EMBEDDING, embedding, self._widths(self._existing_users()))
+            query = edge.QueryRequest(
+                limit=limit,
+                query=edge.Query.Nearest(embedding.tolist(), using=EMBEDDING),
+                filter=filter_of(where),
+                with_payload=True,
+            )
+            found: list[Any] = self._shard(self._users).query(query)
+        return [UserHit(point.payload["user_id"], point.score) for point in found]
+
+    def _existing_users(self) -> str:
+        if not (self._folder / self._users).exists():
+            raise StoreUnavailable(f"there is no collection {self._users} yet: is the index role up?")
+        return self._users
+
+    # --- the folder ----------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         with self._lock:
@@ -189,7 +235,7 @@ class EmbeddedVectors:
         widths: dict[str, int] = json.loads((self._folder / name / "widths.json").read_bytes())
         return widths
 
-    def _create(self, name: str, widths: Mapping[str, int]) -> None:
+    def _create(self, name: str, widths: Mapping[str, int], indexed: Mapping[str, str]) -> None:
         """Made beside its place and moved there, so that a crash leaves no half of it."""
         draft = self._folder / f"{name}.new"
         shutil.rmtree(draft, ignore_errors=True)
@@ -197,10 +243,19 @@ class EmbeddedVectors:
         _write_whole(draft / "widths.json", json.dumps(dict(widths)))
         vectors = {vector: edge.EdgeVectorParams(width, edge.Distance.Cosine) for vector, width in widths.items()}
         shard = edge.EdgeShard.create(str(draft / "shard"), edge.EdgeConfig(vectors=vectors, wal_enabled=True))
-        for path, kind in rules.INDEXED.items():
+        for path, kind in indexed.items():
             shard.update(edge.UpdateOperation.create_field_index(path, KINDS[kind]))
         shard.close()
         draft.rename(self._folder / name)
+
+    def _discard(self, name: str) -> None:
+        """Moved away first, so that a crash leaves no half of it in its place."""
+        if (opened := self._shards.pop(name, None)) is not None:
+            opened.close()
+        gone = self._folder / f"{name}.gone"
+        shutil.rmtree(gone, ignore_errors=True)
+        (self._folder / name).rename(gone)
+        shutil.rmtree(gone)
 
     def _shard(self, name: str) -> edge.EdgeShard:
         """The open shard; its first opening replays the log."""
@@ -208,14 +263,16 @@ class EmbeddedVectors:
             self._shards[name] = edge.EdgeShard.load(str(self._folder / name / "shard"))
         return self._shards[name]
 
-    def _apply(self, writes: Sequence[rules.Write]) -> None:
+    def _apply(self, writes: Sequence[rules.Write], collection: str | None = None) -> None:
+        """To the collection, or that of `ensure`."""
         with self._lock:
-            shard = self._shard(self._written())
+            shard = self._shard(collection or self._written())
             for write in writes:
-                shard.update(_operation(write))
+                shard.update(operation_of(write))
             self._unflushed += len(writes)
             if self._unflushed >= FLUSH_EVERY:
-                shard.flush()
+                for opened in self._shards.values():
+                    opened.flush()
                 self._unflushed = 0
 
 
@@ -245,41 +302,3 @@ def _write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
-
-
-def _operation(write: rules.Write) -> edge.UpdateOperation:
-    """The write in the engine's words."""
-    operation = edge.UpdateOperation
-    match write:
-        case rules.Insert(products):
-            points = [edge.Point(point_id, {}, {"product_id": product}) for point_id, product in products.items()]
-            return operation.upsert_points(points, condition=_filter(rules.NO_POINT))
-        case rules.SetPayload(where, payload):
-            return operation.set_payload_by_filter(_filter(where), dict(payload))
-        case rules.SetVectors(where, point_id, vectors):
-            lists = {name: vector.tolist() for name, vector in vectors.items()}
-            return operation.update_vectors([edge.PointVectors(point_id, lists)], condition=_filter(where))
-        case rules.DropVectors(where, names):
-            return operation.delete_vectors_by_filter(_filter(where), list(names))
-        case rules.DeletePoints(where):
-            return operation.delete_points_by_filter(_filter(where))
-
-
-def _filter(where: rules.Where) -> edge.Filter:
-    """The conditions in the engine's words."""
-    must: list[Any] = [edge.FieldCondition(path, match=edge.MatchValue(value)) for path, value in where.equal.items()]
-    must_not: list[Any] = []
-    if where.ids is not None:
-        must.append(edge.HasIdCondition(set(where.ids)))
-    if where.other_than:
-        must_not.append(edge.HasIdCondition(set(where.other_than)))
-    if where.missing is not None:
-        must.append(edge.IsEmptyCondition(where.missing))
-    if where.present is not None:
-        must_not.append(edge.IsEmptyCondition(where.present))
-    for path, highest in where.missing_or_at_most.items():
-        at_most = edge.FieldCondition(path, range=edge.RangeFloat(lte=highest))
-        must.append(edge.Filter(should=[edge.IsEmptyCondition(path), at_most]))
-    if where.has_vector is not None:
-        must.append(edge.HasVectorCondition(where.has_vector))
-    return edge.Filter(must=must, must_not=must_not)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from store.user_vectors import EMBEDDING, ForgottenUser, UserPoint, user_point_id
 from store.vectors import OfferPoint, VectorPoint, point_ids
 
 INDEXED = {
@@ -25,7 +26,10 @@ INDEXED = {
     "offer.category": "keyword",
     "offer.price.amount": "float",
 }
-"""Payload fields with an index, and its kind."""
+"""Payload fields of a product with an index, and its kind."""
+
+USERS_INDEXED = {"revision": "integer", "forgotten": "integer", "epoch": "integer", "expires_at": "float"}
+"""Those of a user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +40,8 @@ class Where:
     other_than: Collection[str] = ()  # point ids
     missing: str | None = None  # a payload field
     present: str | None = None  # a payload field
-    missing_or_at_most: Mapping[str, int] = field(default_factory=dict)  # payload field -> its highest value
-    equal: Mapping[str, str] = field(default_factory=dict)  # payload field -> value, or an element where it is a list
+    missing_or_at_most: Mapping[str, float] = field(default_factory=dict)  # payload field -> its highest value
+    equal: Mapping[str, str | int] = field(default_factory=dict)  # payload field -> value, or an element of a list
     has_vector: str | None = None
 
 
@@ -46,6 +50,16 @@ class Insert:
     """A bare point for each product that has none."""
 
     products: Mapping[str, str]  # point id -> product id
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """The point is this one, whole, if there was none or it meets the conditions."""
+
+    where: Where
+    point_id: str
+    payload: Mapping[str, Any]
+    vectors: Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +86,7 @@ class DeletePoints:
     where: Where
 
 
-Write = Insert | SetPayload | SetVectors | DropVectors | DeletePoints
+Write = Insert | Replace | SetPayload | SetVectors | DropVectors | DeletePoints
 
 NO_POINT = Where(missing="product_id")
 """Matches no point, since each has a product_id: an upsert under this condition only inserts."""
@@ -141,6 +155,35 @@ def seen_by_search(
         present="revision",
         equal={name: value for name, value in wanted.items() if value is not None},
     )
+
+
+def user_writes(users: Sequence[UserPoint | ForgottenUser], namespace: str) -> list[Write]:
+    """An embedding wins over the same revision or a lower one, and over a forgetting of a lower one alone.
+
+    A forgetting wins over the same revision or a lower one: a user who is back has a higher one.
+    """
+    writes: list[Write] = []
+    for user in users:
+        point_id = user_point_id(namespace, user.user_id)
+        payload: dict[str, Any] = {"expires_at": user.expires_at}
+        if isinstance(user, ForgottenUser):
+            forgettable = Where(missing_or_at_most={"revision": user.revision, "forgotten": user.revision})
+            writes.append(Replace(forgettable, point_id, payload | {"forgotten": user.revision}, {}))
+        else:
+            not_newer = Where(missing_or_at_most={"revision": user.revision, "forgotten": user.revision - 1})
+            payload |= {"user_id": user.user_id, "revision": user.revision, "epoch": user.epoch}
+            writes.append(Replace(not_newer, point_id, payload, {EMBEDDING: user.embedding}))
+    return writes
+
+
+def expired(now: float) -> DeletePoints:
+    """Every user's point has `expires_at`."""
+    return DeletePoints(Where(missing_or_at_most={"expires_at": now}))
+
+
+def seen_as_look_alike(namespace: str, *, epoch: int, exclude: Collection[str]) -> Where:
+    """The users that a search may return."""
+    return Where(equal={"epoch": epoch}, other_than=[user_point_id(namespace, user_id) for user_id in exclude])
 
 
 LISTABLE = Where(equal={"offer.state": "listable"})

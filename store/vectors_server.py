@@ -15,6 +15,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from store import vectors_rules as rules
 from store.records import StoreUnavailable
+from store.user_vectors import EMBEDDING, ForgottenUser, UserHit, UserPoint, users_collection
 from store.vectors import (
     Hit,
     OfferPoint,
@@ -23,10 +24,12 @@ from store.vectors import (
     VectorPoint,
     alias_name,
     check_points,
+    check_users,
     check_vector,
     collection_name,
     point_ids,
 )
+from store.vectors_server_words import filter_of, operation_of
 
 WRITE_BATCH = 64
 """Points of one request: about 2 MB of JSON with the default encoders."""
@@ -46,6 +49,8 @@ class ServerVectors:
         self._url = url
         self._namespace = namespace
         self._alias = alias_name(namespace)
+        self._users = users_collection(namespace)
+        self._user_widths: dict[str, int] = {}  # of that collection, when it was last looked at
         self._target: str | None = None  # the collection that takes the writes
         self._widths: dict[str, int] = {}  # of that collection
         self._read_widths: dict[str, int] = {}  # of the one behind the alias, when it was last looked at
@@ -66,9 +71,7 @@ class ServerVectors:
                 raise ValueError(
                     f"{name} has vectors of {found}, the encoder gives {dict(widths)}: change its fingerprint"
                 )
-            if self._url != IN_MEMORY:
-                for path, kind in rules.INDEXED.items():
-                    self._client.create_payload_index(name, path, qdrant.PayloadSchemaType(kind), wait=True)
+            self._index_payload(name, rules.INDEXED)
             self._target, self._widths = name, found
             if self._aliased() is None:
                 self._point_to(name)
@@ -120,7 +123,7 @@ class ServerVectors:
                 self._alias,
                 query=vector.tolist(),
                 using=name,
-                query_filter=_filter(where),
+                query_filter=filter_of(where),
                 limit=limit,
                 with_payload=True,
             )
@@ -149,7 +152,7 @@ class ServerVectors:
         products = point_ids(self._namespace, product_ids)
         if not products:
             return set()
-        where = _filter(rules.retrievable(products))
+        where = filter_of(rules.retrievable(products))
         with self._reading():
             found, _ = self._client.scroll(self._alias, where, limit=len(products), with_payload=False)
         return {products[str(point.id)] for point in found}
@@ -158,9 +161,59 @@ class ServerVectors:
         with self._reading():
             return {
                 "points": self._client.count(self._alias).count,
-                "listable": self._client.count(self._alias, _filter(rules.LISTABLE)).count,
-                "fused": self._client.count(self._alias, _filter(rules.FUSED)).count,
+                "listable": self._client.count(self._alias, filter_of(rules.LISTABLE)).count,
+                "fused": self._client.count(self._alias, filter_of(rules.FUSED)).count,
             }
+
+    # --- users ---------------------------------------------------------------------------------------------------
+
+    def ensure_users(self, factors: int) -> None:
+        widths = {EMBEDDING: factors}
+        with self._calling():
+            if self._client.collection_exists(self._users) and self._widths_of(self._users) != widths:
+                self._client.delete_collection(self._users)
+            if not self._client.collection_exists(self._users):
+                self._create(self._users, widths)
+            self._index_payload(self._users, rules.USERS_INDEXED)
+            self._user_widths = widths
+
+    def put_users(self, users: Sequence[UserPoint | ForgottenUser]) -> None:
+        self._find_users()
+        check_users(users, self._user_widths)
+        for batch in rules.batches(users, WRITE_BATCH):
+            self._apply(rules.user_writes(batch, self._namespace), self._users)
+
+    def purge_users(self, now: float) -> None:
+        self._find_users()
+        self._apply([rules.expired(now)], self._users)
+
+    def look_alikes(
+        self, embedding: NDArray[np.float32], limit: int, *, epoch: int, exclude: Sequence[str] = ()
+    ) -> list[UserHit]:
+        where = rules.seen_as_look_alike(self._namespace, epoch=epoch, exclude=exclude)
+        if self._user_widths.get(EMBEDDING) != embedding.size:  # it may have been made anew since
+            self._user_widths = {}
+        self._find_users()
+        check_vector("the query", EMBEDDING, embedding, self._user_widths)
+        with self._calling():
+            answer = self._client.query_points(
+                self._users,
+                query=embedding.tolist(),
+                using=EMBEDDING,
+                query_filter=filter_of(where),
+                limit=limit,
+                with_payload=True,
+            )
+        return [UserHit((point.payload or {})["user_id"], point.score) for point in answer.points]
+
+    def _find_users(self) -> None:
+        """The widths of the users' collection, which exists, are known."""
+        with self._calling():
+            if not self._user_widths and not self._client.collection_exists(self._users):
+                raise StoreUnavailable(f"there is no collection {self._users} yet: is the index role up?")
+            self._user_widths = self._user_widths or self._widths_of(self._users)
+
+    # --- the server ----------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         self._client.close()
@@ -198,10 +251,15 @@ class ServerVectors:
             if error.status_code != 409:  # another worker was quicker
                 raise
 
-    def _apply(self, writes: Sequence[rules.Write]) -> None:
-        """One request; applied in order, and on every replica in the same order."""
-        target = self._written()
-        operations = [_operation(write) for write in writes]
+    def _index_payload(self, name: str, indexed: Mapping[str, str]) -> None:
+        if self._url != IN_MEMORY:
+            for path, kind in indexed.items():
+                self._client.create_payload_index(name, path, qdrant.PayloadSchemaType(kind), wait=True)
+
+    def _apply(self, writes: Sequence[rules.Write], collection: str | None = None) -> None:
+        """One request to the collection, or that of `ensure`; applied in order, and so on every replica."""
+        target = collection or self._written()
+        operations = [operation_of(write) for write in writes]
         with self._calling():
             results = self._client.batch_update_points(
                 target, operations, wait=True, ordering=qdrant.WriteOrdering.MEDIUM
@@ -236,58 +294,3 @@ class ServerVectors:
                 if error.status_code not in TRY_AGAIN:
                     raise
                 raise StoreUnavailable(f"Qdrant at {self._url} answers {error.status_code}") from error
-
-
-def _operation(write: rules.Write) -> qdrant.UpdateOperation:
-    """The write in the server's words."""
-    match write:
-        case rules.Insert(products):
-            points = [
-                qdrant.PointStruct(id=point_id, vector={}, payload={"product_id": product})
-                for point_id, product in products.items()
-            ]
-            return qdrant.UpsertOperation(
-                upsert=qdrant.PointsList(points=points, update_filter=_filter(rules.NO_POINT))
-            )
-        case rules.SetPayload(where, payload):
-            return qdrant.SetPayloadOperation(
-                set_payload=qdrant.SetPayload(payload=dict(payload), filter=_filter(where))
-            )
-        case rules.SetVectors(where, point_id, vectors):
-            lists: Any = {name: vector.tolist() for name, vector in vectors.items()}
-            changed = [qdrant.PointVectors(id=point_id, vector=lists)]
-            return qdrant.UpdateVectorsOperation(
-                update_vectors=qdrant.UpdateVectors(points=changed, update_filter=_filter(where))
-            )
-        case rules.DropVectors(where, names):
-            return qdrant.DeleteVectorsOperation(
-                delete_vectors=qdrant.DeleteVectors(filter=_filter(where), vector=list(names))
-            )
-        case rules.DeletePoints(where):
-            return qdrant.DeleteOperation(delete=qdrant.FilterSelector(filter=_filter(where)))
-
-
-def _filter(where: rules.Where) -> qdrant.Filter:
-    """The conditions in the server's words."""
-    must: list[Any] = [
-        qdrant.FieldCondition(key=path, match=qdrant.MatchValue(value=value)) for path, value in where.equal.items()
-    ]
-    must_not: list[Any] = []
-    if where.ids is not None:
-        must.append(qdrant.HasIdCondition(has_id=list(where.ids)))
-    if where.other_than:
-        must_not.append(qdrant.HasIdCondition(has_id=list(where.other_than)))
-    if where.missing is not None:
-        must.append(_empty(where.missing))
-    if where.present is not None:
-        must_not.append(_empty(where.present))
-    for path, highest in where.missing_or_at_most.items():
-        at_most = qdrant.FieldCondition(key=path, range=qdrant.Range(lte=highest))
-        must.append(qdrant.Filter(should=[_empty(path), at_most]))
-    if where.has_vector is not None:
-        must.append(qdrant.HasVectorCondition(has_vector=where.has_vector))
-    return qdrant.Filter(must=must, must_not=must_not)
-
-
-def _empty(path: str) -> qdrant.IsEmptyCondition:
-    return qdrant.IsEmptyCondition(is_empty=qdrant.PayloadField(key=path))

@@ -21,15 +21,18 @@ from store.records import StoreUnavailable
 from store.users import UserStore
 from store.vectors import UnknownProduct, VectorStore
 from streams.broker import BrokerUnavailable
+from streams.look_alikes import UnknownUser
 from streams.ports import listen
 from streams.settings import Settings
+from streams.shelf import Neighbour, Neighbourhood
 from streams.status import StatusBoard
 
 log = logging.getLogger(__name__)
 
 Recommend = Callable[[str, int], dict[str, Any]]
+Neighbours = Callable[[str, Neighbourhood, int], list[Neighbour]]
 Limit = Annotated[int, Query(ge=1, le=200)]
-VectorName = Literal["fused", "image", "text"]
+By = Literal["fused", "image", "text", "together", "next"]
 AWAITED = ("catalog", "encode", "index", "clicks")  # without the learner, lists still come from the last factors
 CLOSE_WITHIN_S = 2
 
@@ -60,6 +63,8 @@ class Api:
         products: ProductStore,
         vectors: VectorStore,
         recommend: Recommend,
+        neighbours: Neighbours,
+        look_alikes: Recommend,
         board: StatusBoard,
         replicas: Replicas,
     ) -> None:
@@ -67,12 +72,15 @@ class Api:
 
         recommend  (user_id, limit) -> a list as on the topic `recommendations`; runs in any thread, once the
                    replicas are full, also for a user who is not known
+        neighbours, look_alikes  as Shelf.neighbours and LookAlikes.of; like recommend
         """
         self._settings = settings
         self._users = users
         self._products = products
         self._vectors = vectors
         self._recommend = recommend
+        self._neighbours = neighbours
+        self._look_alikes = look_alikes
         self._board = board
         self._replicas = replicas
         self._replicas_lack: str | None = "the offers and factors are still being read"
@@ -140,31 +148,55 @@ class Api:
 
     def recommendations(self, user_id: str, limit: Limit = 20) -> dict[str, Any]:
         """The list for this moment, with the products' titles."""
-        if self._replicas_lack:
-            raise HTTPException(503, f"no lists yet: {self._replicas_lack}; try again in a moment")
+        self._need_replicas("lists")
         made = self._recommend(user_id, limit)
         rows = self._products.read([item["product_id"] for item in made["items"]])
         titles = {product_id: row.fields.get("title") for product_id, row in rows.items()}
         items = [{**item, "title": titles.get(item["product_id"])} for item in made["items"]]
         return {**made, "items": items}
 
-    def similar(self, product_id: str, limit: Limit = 20, name: VectorName = "fused") -> dict[str, Any]:
-        """The listable products whose vector of that name is nearest, best first."""
+    def similar(self, product_id: str, limit: Limit = 20, by: By = "fused") -> dict[str, Any]:
+        """The listable products that are like this one, best first: those with the nearest vector of that name, or
+        those that are clicked together with it, or next after it. The score is the cosine, or the share."""
         try:
-            hits = self._vectors.similar(product_id, limit, name)
+            items = self._similar(product_id, limit, by)
         except UnknownProduct as unknown:
             raise HTTPException(404, _no_product(product_id)) from unknown
-        items = [{"product_id": hit.product_id, "score": hit.score, "offer": hit.payload} for hit in hits]
-        return {"product_id": product_id, "name": name, "items": items}
+        return {"product_id": product_id, "by": by, "items": items}
+
+    def _similar(self, product_id: str, limit: int, by: By) -> list[dict[str, Any]]:
+        if by == "together" or by == "next":
+            self._need_replicas("neighbours")
+            found = self._neighbours(product_id, by, limit)
+            return [{"product_id": one.product_id, "score": one.share, "title": one.title} for one in found]
+        hits = self._vectors.similar(product_id, limit, by)
+        return [
+            {
+                "product_id": hit.product_id,
+                "score": hit.score,
+                "title": hit.payload.get("title"),
+                "offer": hit.payload,
+            }
+            for hit in hits
+        ]
+
+    def look_alikes(self, user_id: str, limit: Limit = 20) -> dict[str, Any]:
+        """Those whose clicks are most like this user's, best first, and what they clicked last that she has not."""
+        self._need_replicas("look-alikes")
+        try:
+            return self._look_alikes(user_id, limit)
+        except UnknownUser as unknown:
+            raise HTTPException(404, _no_user(user_id)) from unknown
+
+    def _need_replicas(self, what: str) -> None:
+        if self._replicas_lack:
+            raise HTTPException(503, f"no {what} yet: {self._replicas_lack}; try again in a moment")
 
     def user(self, user_id: str) -> dict[str, Any]:
         """All that is held of a user, with the revision and the offsets of the events that made the row."""
         row = self._users.read([user_id]).get(user_id)
         if row is None:
-            raise HTTPException(
-                404,
-                f"nothing is held of a user {user_id!r}: she has no click yet, was forgotten, or the id is misspelled",
-            )
+            raise HTTPException(404, _no_user(user_id))
         return {
             "user_id": row.user_id,
             "revision": row.revision,
@@ -232,6 +264,7 @@ class Api:
         routes.add_api_route("/readyz", self.readyz)
         routes.add_api_route("/status", self.everything)
         routes.add_api_route("/users/{user_id:path}/recommendations", self.recommendations)
+        routes.add_api_route("/users/{user_id:path}/look-alikes", self.look_alikes)
         routes.add_api_route("/products/{product_id:path}/similar", self.similar)
         routes.add_api_route("/users/{user_id:path}", self.user)
         routes.add_api_route("/products/{product_id:path}", self.product)
@@ -255,6 +288,10 @@ class Api:
 
 def _no_product(product_id: str) -> str:
     return f"there is no product {product_id!r}: it was not published yet, was deleted, or the id is misspelled"
+
+
+def _no_user(user_id: str) -> str:
+    return f"nothing is held of a user {user_id!r}: she has no click yet, was forgotten, or the id is misspelled"
 
 
 def _counted(count: Callable[[], dict[str, int]]) -> dict[str, Any]:

@@ -54,10 +54,10 @@ class Assortment:
             self.vectors.pop(product_id, None)
         else:
             self.vectors[product_id] = unpack_vector(fused)
-            self._vectors_changed.add(product_id)
+        self._vectors_changed.add(product_id)
 
     def take_changes(self) -> tuple[set[str], set[str]]:
-        """The products whose offer came or went, and those with a new vector, since the last call."""
+        """The products whose offer came or went, and those whose vector came or went, since the last call."""
         with self.lock:
             changes = self._offers_changed, self._vectors_changed
             self._offers_changed, self._vectors_changed = set(), set()

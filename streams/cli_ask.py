@@ -18,6 +18,15 @@ dead_letters_app = typer.Typer(no_args_is_help=True, help="What could not be use
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Limit = Annotated[int, typer.Option(min=1, max=200, help="How many.")]
 ASK_WITHIN_S = 30.0
+NO_VECTOR = "no vector of that name has come, of it or of others"
+NO_NEIGHBOURS = "the learner has told of none, or they cannot be had now"
+ALIKE = {
+    "fused": ("cosine", "like", NO_VECTOR),
+    "image": ("cosine", "like", NO_VECTOR),
+    "text": ("cosine", "like", NO_VECTOR),
+    "together": ("share", "together with", NO_NEIGHBOURS),
+    "next": ("share", "next after", NO_NEIGHBOURS),
+}
 
 
 # --- lists -------------------------------------------------------------------------------------------------------
@@ -38,18 +47,45 @@ def recommend(user: str, limit: Limit = 20, as_json: Json = False) -> None:
 
 @app.command(rich_help_panel="Ask")
 def similar(
-    product: str,
+    product: Annotated[str | None, typer.Argument(help="Products like this one.", show_default=False)] = None,
+    user: Annotated[str | None, typer.Option(help="Instead: users like this one, what they clicked last.")] = None,
     limit: Limit = 20,
-    name: Annotated[Literal["fused", "image", "text"], typer.Option(help="Alike in what.")] = "fused",
+    by: Annotated[
+        Literal["fused", "image", "text", "together", "next"],
+        typer.Option(help="Alike by vectors, clicked together with it, or next after it."),
+    ] = "fused",
     as_json: Json = False,
 ) -> None:
-    """The products that are most like this one."""
-    made = _ask(f"/products/{quote(product, safe='')}/similar", limit=limit, name=name)
+    """The products that are most like one, or go with it; or the users who click like one."""
+    if (product is None) == (user is None):
+        raise typer.BadParameter("name a PRODUCT, or a user with --user, and not both")
+    if user is not None:
+        _look_alikes(user, limit, as_json)
+        return
+    product = str(product)
+    made = _ask(f"/products/{quote(product, safe='')}/similar", limit=limit, by=by)
+    score, words, none = ALIKE[by]
     if as_json:
         print_json(made)
-        return
-    rows = [(f"{item['score']:.3f}", item["offer"].get("title", ""), item["product_id"]) for item in made["items"]]
-    print_table(("cosine", f"like {product}", "product_id"), rows)
+    elif made["items"]:
+        rows = [(f"{item['score']:.3f}", item["title"] or "", item["product_id"]) for item in made["items"]]
+        print_table((score, f"{words} {product}", "product_id"), rows)
+    else:
+        typer.echo(f"nothing {words} {product} yet: {none}")
+
+
+def _look_alikes(user: str, limit: int, as_json: bool) -> None:
+    made = _ask(f"/users/{quote(user, safe='')}/look-alikes", limit=limit)
+    if as_json:
+        print_json(made)
+    elif made["users"]:
+        rows = [
+            (f"{one['score']:.3f}", one["user_id"], ", ".join(item["title"] for item in one["clicked"]))
+            for one in made["users"]
+        ]
+        print_table(("cosine", f"like {user}", "clicked last, new to her"), rows)
+    else:
+        typer.echo(f"nobody like {user} yet: no others of this epoch of the learner, or her products are not learned")
 
 
 @app.command(rich_help_panel="Ask")

@@ -25,13 +25,39 @@ WARM_UP = {"prequential": 0.2, "split": 0.8, "delayed": 0.2}
 
 
 @app.command(rich_help_panel="Measure")
+def vectors(
+    catalog: Annotated[Path, typer.Argument(help="catalog.jsonl: each line a catalog-updates value.")],
+    out: Annotated[Path, typer.Argument(help=".npz to write, for `freshet evaluate --vectors`.")],
+) -> None:
+    """Encode the products of a catalogue file, with the encoders of the settings."""
+    import asyncio
+
+    import numpy as np
+
+    from streams.evaluation.stream import NotEvaluable
+    from streams.evaluation.vectors import encode_catalog
+
+    with progress_bars() as bars:
+        task = bars.add_task("encoding", total=None)
+        try:
+            told = lambda done, total: bars.update(task, completed=done, total=total)  # noqa: E731
+            product_ids, fused = asyncio.run(encode_catalog(catalog, read_settings(), told))
+        except NotEvaluable as error:
+            raise Failure(str(error)) from error
+    np.savez(out, product_ids=np.array(product_ids), fused=fused)
+    typer.echo(f"{len(product_ids):,} products in {out}", err=True)
+
+
+@app.command(rich_help_panel="Measure")
 def evaluate(
     events: Annotated[Path, typer.Argument(help="clicks.jsonl or .jsonl.gz: each line a user-clicks value.")],
     catalog: Annotated[Path | None, typer.Option(help="catalog.jsonl: each line a catalog-updates value.")] = None,
     vectors: Annotated[Path | None, typer.Option(help=".npz with product_ids (V,) and fused (V, D).")] = None,
     models: Annotated[
         list[str] | None,
-        typer.Option(help="Like popularity,ease:every=5; every=N judges each N-th click only. All without it."),
+        typer.Option(
+            help="Like popularity,ease:every=5:refits=50: judged at each 5th click, fitted 50 times. All without it."
+        ),
     ] = None,
     protocol: Annotated[
         Literal["prequential", "split", "delayed"],
@@ -53,6 +79,9 @@ def evaluate(
         Literal["first-click", "catalog"],
         typer.Option(help="A product is known from its first click on, or if in the catalogue from the beginning."),
     ] = "first-click",
+    shuffled: Annotated[
+        bool, typer.Option("--shuffle-ties", help="Clicks of one time in random order, not in that of the file.")
+    ] = False,
     repeats: Annotated[bool, typer.Option("--repeats", help="Judge a user's later clicks on a product too.")] = False,
     seen_events: Annotated[
         str | None,
@@ -97,7 +126,12 @@ def evaluate(
         reading = bars.add_task(f"reading {events.name}", total=None)
         try:
             stream = read_stream(
-                events, catalog, vectors, known=known, progress=lambda read: bars.update(reading, completed=read)
+                events,
+                catalog,
+                vectors,
+                known=known,
+                shuffle_seed=seed if shuffled else None,
+                progress=lambda read: bars.update(reading, completed=read),
             )
         except NotEvaluable as error:
             raise Failure(str(error)) from error

@@ -6,29 +6,32 @@ nothing: the list is made again from the row as it is, because nobody knows whet
 
 import asyncio
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 import numpy as np
 import orjson
 
+from encoders.ranking_features import JUST_LOOKED_AT
 from store.history import History
 from store.records import Click, UserRow, source_key
 from store.users import Forgotten, UserStore
-from streams.broker import Outgoing
+from streams.broker import Broker, Outgoing
 from streams.events import UserClick
+from streams.lists import MadeList, made_list
 from streams.parsing import parse_click, parse_key
-from streams.ranking import Ranked, Ranker, warm_up
+from streams.ranking import Ranked, lists_ranker, warm_up
 from streams.replicas import Replica
-from streams.role import Delivery, Message, Outcome, Role
+from streams.role import Assignment, Delivery, Message, Outcome, Role
 from streams.settings import Settings
 from streams.shelf import Shelf
 from streams.topics import TopicNames
+from streams.unasked import UnaskedLists
+from streams.user_embeddings import forgotten_record
 
 EVENT_RING = 64  # event ids kept of a user: a publisher's duplicate within so many clicks is known
 PURGE_EVERY_S = 3_600.0
+ASIDE_EVERY_S = 0.05  # a share of the second in which a retraction is out
 EXAMPLE_CLICKS = 50  # history that an example carries: what the model reads
 
 
@@ -42,6 +45,7 @@ class _User:
     revision: int  # of the row as it is stored
     history: History
     event_ids: list[str]  # ring, newest first
+    partition: int = 0  # of user-clicks
     changed: bool = False
     answers: list[str] = field(default_factory=list)  # events that the list answers
     examples: list[Outgoing] = field(default_factory=list)
@@ -54,23 +58,35 @@ class ClicksRole(Role[UserClick | None]):
     name = "clicks"
     urgent = True
     every_s = PURGE_EVERY_S
+    aside_every_s = ASIDE_EVERY_S
 
-    def __init__(self, settings: Settings, names: TopicNames, users: UserStore, shelf: Shelf, replica: Replica) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        names: TopicNames,
+        broker: Broker,
+        users: UserStore,
+        shelf: Shelf,
+        replica: Replica,
+    ) -> None:
         self.topics = (names.user_clicks,)
         self._settings = settings
         self._names = names
         self._users = users
         self._shelf = shelf
         self._replica = replica
-        self._ranker = Ranker(shelf, length=settings.list_length, seen_events=settings.seen_events)
+        self._ranker = lists_ranker(shelf, settings, explores=True)
+        self._unasked = UnaskedLists(settings, names, users, shelf, self._ranker, broker)
         self._counts = {"lists": 0, "duplicates": 0, "replays": 0, "forgotten": 0, "not_learned": 0}
 
     async def start(self) -> None:
         """The replicas have read to the end before the first click is handled."""
         await asyncio.to_thread(warm_up)
         await self._replica.start()
+        await self._unasked.start()
 
     async def stop(self) -> None:
+        await self._unasked.stop()
         await self._replica.stop()
 
     def parse(self, message: Message) -> UserClick | None:
@@ -87,12 +103,24 @@ class ClicksRole(Role[UserClick | None]):
         ranked = self._rank([user for user in users.values() if user.answers])
         rows = [self._row(user, ranked, now) for user in users.values() if user.changed]
         wishes = [user.forgotten for user in users.values() if user.forgotten]
-        lists = [self._message(users[user_id], made, now) for user_id, made in ranked.items()]
+        lists = [self._list(users[user_id], made, now) for user_id, made in ranked.items()]
         self._counts["lists"] += len(lists)
-        return Outcome(
-            publish=[example for user in users.values() for example in user.examples] + lists,
-            commit=lambda: self._users.write(rows, wishes),
-        )
+
+        def commit() -> None:
+            self._users.write(rows, wishes)
+            self._unasked.note(lists, [wish.user_id for wish in wishes], now)
+
+        publish = [example for user in users.values() for example in user.examples]
+        version = self._weights_version()
+        publish += [made.message(self._names.recommendations, version) for made in lists]
+        forgotten = [(wish.user_id, users[wish.user_id].revision) for wish in wishes]
+        publish += [forgotten_record(self._names.user_embeddings, *user) for user in forgotten]
+        return Outcome(publish, commit)
+
+    def aside(self, assignment: Assignment) -> Outcome | None:
+        """Retractions, pushes, and embeddings for look-alikes."""
+        self._replica.check()
+        return self._unasked.portion(assignment)
 
     def tick(self) -> Outcome:
         """Marks of forgotten users are kept as long as the clicks that might bring them back."""
@@ -119,6 +147,7 @@ class ClicksRole(Role[UserClick | None]):
 
     def _apply(self, user: _User, delivery: Delivery[UserClick | None], now: float) -> None:
         message, click = delivery
+        user.partition = message.partition
         source = source_key(message.topic_id, message.partition)
         is_replay = message.offset <= user.offsets.get(source, -1)
         user.offsets[source] = max(message.offset, user.offsets.get(source, -1))
@@ -165,7 +194,8 @@ class ClicksRole(Role[UserClick | None]):
     # --- what is published ---------------------------------------------------------------------------------------
 
     def _rank(self, users: list[_User]) -> dict[str, Ranked]:
-        ranked = self._ranker.rank([user.history for user in users])
+        user_ids = [user.user_id for user in users]
+        ranked = self._ranker.rank([user.history for user in users], explore_for=user_ids)
         return {user.user_id: made for user, made in zip(users, ranked, strict=True)}
 
     def _row(self, user: _User, ranked: dict[str, Ranked], now: float) -> UserRow:
@@ -186,21 +216,21 @@ class ClicksRole(Role[UserClick | None]):
         epoch, sequence = self._shelf.weights_version
         return f"{epoch}.{sequence}"
 
-    def _message(self, user: _User, made: Ranked, now: float) -> Outgoing:
-        value = {
-            "list_id": uuid.uuid4().hex,
-            "user_id": user.user_id,
-            "revision": user.revision + user.changed,
-            "made_at": datetime.fromtimestamp(now, UTC).isoformat(),
-            "cause": "click",
-            "event_ids": user.answers,
-            "versions": {"weights": self._weights_version()},
-            "items": made.items,
-        }
-        return Outgoing(self._names.recommendations, user.user_id.encode(), orjson.dumps(value))
+    def _list(self, user: _User, made: Ranked, now: float) -> MadeList:
+        return made_list(
+            made,
+            user.history,
+            user_id=user.user_id,
+            partition=user.partition,
+            revision=user.revision + user.changed,
+            made_at=now,
+            cause="click",
+            event_ids=user.answers,
+        )
 
     def _example(self, history: History, message: Message, click: UserClick, occurred_at: float) -> Outgoing:
         ages_s = np.maximum(occurred_at - history.times[:EXAMPLE_CLICKS], 0.0).tolist()
+        seen = self._ranker.seen(history)
         value = {
             "topic_id": message.topic_id,
             "partition": message.partition,
@@ -208,16 +238,23 @@ class ClicksRole(Role[UserClick | None]):
             "product_id": click.product_id,
             "event": click.event,
             "occurred_at": occurred_at,
+            "eligible": click.product_id not in seen.union(history.product_ids[:JUST_LOOKED_AT]),
             "history": [
-                {"product_id": product_id, "age_s": age_s}
+                {"product_id": product_id, "age_s": age_s, "seen": product_id in seen}
                 for product_id, age_s in zip(history.product_ids[:EXAMPLE_CLICKS], ages_s, strict=True)
             ],
         }
         return Outgoing(self._names.training_examples, None, orjson.dumps(value), (), message.partition)
 
     def details(self) -> dict[str, float | int | str]:
-        """Counts since the start, and the size of the shelf."""
-        facts: dict[str, float | int | str] = {**self._counts, "products": int(self._shelf.listable.sum())}
+        """Counts since the start, the size of the shelf, and what the recently active users are owed."""
+        products = int(self._shelf.listable.sum())
+        facts: dict[str, float | int | str] = {
+            **self._counts,
+            "products": products,
+            "explored": self._ranker.explored,
+            **self._unasked.details(),
+        }
         return facts
 
 

@@ -18,7 +18,7 @@ LongText = Annotated[str, Field(max_length=20_000)]
 Link = Annotated[str, Field(min_length=1, max_length=2_000)]
 Availability = Literal["in_stock", "out_of_stock", "preorder", "backorder"]
 ClickEvent = Literal["view_item", "select_item", "add_to_cart", "purchase"]
-ListSource = Literal["next-click", "content", "popular"]
+ListSource = Literal["next-click", "content", "popular", "new"]
 EARLIEST = datetime.fromisoformat("1990-01-01T00:00:00+00:00")
 
 
@@ -166,6 +166,7 @@ class ProductVectors(Contract):
 class HistoryClick(Contract):
     product_id: Id
     age_s: float  # >= 0, how long before the example's click
+    seen: bool = False  # a list holds the product no more: the shop's setting of what counts as seen
 
 
 class TrainingExample(Contract):
@@ -177,6 +178,7 @@ class TrainingExample(Contract):
     product_id: Id
     event: ClickEvent
     occurred_at: float  # s since 1970
+    eligible: bool = True  # a list might have held the product: the user had not seen it
     history: list[HistoryClick]
 
 
@@ -190,12 +192,53 @@ class ItemFactors(Contract):
     target: str  # (F,) float32, context + its offset
     bias: float
     clicks: int
+    lately: list[float]  # clicks with the half-lives of encoders.trends.HALF_LIVES, faded until counted_at
+    counted_at: int  # learned clicks of the shop at the product's last click
+
+
+class NeighbourRow(Contract):
+    """The products most often clicked after, or together with, one."""
+
+    product_ids: list[Id]
+    shares: str  # (n,) float32, of the clicks that followed
+
+
+class ItemNeighbours(Contract):
+    """item-neighbours: one product's rows of encoders.neighbours; readers drop lower (epoch, sequence)."""
+
+    product_id: Id
+    epoch: int
+    sequence: int
+    after: NeighbourRow
+    together: NeighbourRow
+
+
+class ContentMapRecord(Contract):
+    """model-weights under the key content-map: fused vectors to contents (encoders.content_lift.ContentMap)."""
+
+    name: Literal["content-map"]
+    epoch: int
+    sequence: int
+    mean: str  # (W,) float32
+    axes: str  # (W, D) float32
+    products: int
+
+
+class SecondStageWeights(Contract):
+    """model-weights under the key second-stage: (D, D) forms of the content lift, and the re-ranker's arrays."""
+
+    name: Literal["second-stage"]
+    epoch: int
+    sequence: int
+    now: int  # learned clicks of the shop
+    lift: dict[str, str]  # name in encoders.content_lift.Lift -> float32
+    reranker: dict[str, str]  # name in encoders.reranker.Reranker -> float32
 
 
 class ModelWeights(Contract):
-    """model-weights: what all products share."""
+    """model-weights under the key next-click: what all products share in that model."""
 
-    name: str
+    name: Literal["next-click"]
     epoch: int
     sequence: int
     factors: int  # F
@@ -208,6 +251,9 @@ class ModelWeights(Contract):
     newest_example_at: float  # s since 1970, wall time at which the newest example was learned
 
 
+ModelRecord = Annotated[ModelWeights | ContentMapRecord | SecondStageWeights, Field(discriminator="name")]
+
+
 class ListItem(Contract):
     product_id: Id
     score: float
@@ -217,7 +263,12 @@ class ListItem(Contract):
 
 
 class RecommendationList(Contract):
-    """recommendations: a user's list after the clicks that it names."""
+    """recommendations: a user's list after the clicks that it names; without any after a push or a retraction.
+
+    Of a user's lists the one with the highest revision counts, and of those with the same revision the one made last:
+    a push or a retraction changes the list, but not the user's row. A retraction comes twice: first what is left of
+    the list, which names what was withdrawn; then, as soon as there is room, a whole list that names nothing.
+    """
 
     list_id: str
     user_id: Id
@@ -227,6 +278,22 @@ class RecommendationList(Contract):
     event_ids: list[str]
     versions: dict[str, str]
     items: list[ListItem]
+    withdrawn: list[Id] = []  # products taken out of the list before; empty: the list is whole
+
+
+class UserEmbedding(Contract):
+    """user-embeddings: what the next-click model makes of the clicks of a user who was active lately.
+
+    Of a user's records the one with the highest revision counts. A null record (header `revision`) forgets her: what
+    has that revision or a lower one is void.
+    """
+
+    user_id: Id
+    revision: int  # of the user's row
+    epoch: int  # of the weights: embeddings of two epochs cannot be compared
+    sequence: int
+    embedding: str  # (F,) float32
+    active_at: float  # s since 1970, of the last click
 
 
 class WorkerStatus(Contract):

@@ -8,7 +8,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from encoders.next_click import Floats
+from encoders.next_click import Floats, Mask
+from store.history import EVENTS
 from streams.events import BadEvent
 
 HISTORY_MAX = 50  # clicks of a history that the model reads
@@ -24,6 +25,9 @@ class Example(NamedTuple):
     product_id: str
     history: tuple[str, ...]  # (H,) product ids, H <= 50
     ages_s: Floats  # (H,) how long before the click
+    seen: Mask  # (H,) whether a list holds the product no more
+    event: str = "view_item"
+    eligible: bool = True  # a list might have held the product
 
 
 class Source(NamedTuple):
@@ -45,15 +49,22 @@ def parse_example(raw: bytes | None) -> tuple[Source, Example]:
         history = value["history"][:HISTORY_MAX]
         ages_s = np.clip(np.array([click["age_s"] for click in history], np.float64), 0.0, AGE_MAX_S)
         example = Example(
-            value["product_id"], tuple(click["product_id"] for click in history), ages_s.astype(np.float32)
+            value["product_id"],
+            tuple(click["product_id"] for click in history),
+            ages_s.astype(np.float32),
+            np.array([bool(click.get("seen", False)) for click in history], np.bool_),
+            value["event"],
+            bool(value.get("eligible", True)),
         )
         source = Source(value["topic_id"], value["partition"], value["offset"])
     except (ValueError, KeyError, TypeError) as error:
         raise BadEvent(f"not a training example: {error!r}") from error
-    texts = {type(text) for text in (source.topic_id, example.product_id, *example.history)}
+    texts = {type(text) for text in (source.topic_id, example.product_id, example.event, *example.history)}
+    if example.event not in EVENTS:
+        raise BadEvent(f"not a training example: {example.event!r} is no event, they are {', '.join(EVENTS)}")
     if texts != {str} or not all(type(number) is int and number >= 0 for number in source[1:]):
         raise BadEvent(f"not a training example: ids must be texts, the source {source[:3]} two counts from 0")
-    if not np.isfinite(ages_s).all():
+    if ages_s.shape != (len(history),) or not np.isfinite(ages_s).all():
         raise BadEvent("not a training example: an age is not a number")
     return source, example
 
@@ -153,17 +164,26 @@ def pack_examples(examples: list[Example]) -> tuple[dict[str, NDArray[Any]], lis
     width = max((len(example.history) for example in examples), default=0)
     products = np.full((len(examples), 1 + width), -1, np.int32)
     ages_s = np.zeros((len(examples), width), np.float32)
+    seen = np.zeros((len(examples), width), np.bool_)
     for row, example in enumerate(examples):
         ids = (example.product_id, *example.history)
         products[row, : len(ids)] = [places.setdefault(product_id, len(places)) for product_id in ids]
         ages_s[row, : len(example.ages_s)] = example.ages_s
-    return {"waiting_products": products, "waiting_ages_s": ages_s}, list(places)
+        seen[row, : len(example.seen)] = example.seen
+    kinds = np.array([(EVENTS.index(example.event), example.eligible) for example in examples], np.int8).reshape(-1, 2)
+    arrays = {"waiting_products": products, "waiting_ages_s": ages_s, "waiting_seen": seen, "waiting_kinds": kinds}
+    return arrays, list(places)
 
 
 def unpack_examples(arrays: Mapping[str, NDArray[Any]], product_ids: list[str]) -> list[Example]:
     """What pack_examples was given."""
     examples = []
-    for places, ages_s in zip(arrays["waiting_products"].tolist(), arrays["waiting_ages_s"], strict=True):
-        clicked, *history = [product_ids[place] for place in places if place >= 0]
-        examples.append(Example(clicked, tuple(history), ages_s[: len(history)].copy()))
+    columns = [arrays[f"waiting_{name}"] for name in ("products", "ages_s", "seen", "kinds")]
+    for places, ages_s, seen, (event, eligible) in zip(*columns, strict=True):
+        clicked, *history = [product_ids[place] for place in places.tolist() if place >= 0]
+        known = len(history)
+        example = Example(
+            clicked, tuple(history), ages_s[:known].copy(), seen[:known].copy(), EVENTS[event], bool(eligible)
+        )
+        examples.append(example)
     return examples

@@ -1,19 +1,23 @@
-"""Keeps the vector store equal to product-index and product-vectors; the store's only writer.
+"""Keeps the vector store equal to product-index, product-vectors and user-embeddings; the store's only writer.
 
 Offers and vectors of a product come in any order and never wait for each other. Every write carries its revision, so a
-batch that is run again, or a record written late, changes nothing.
+batch that is run again, or a record written late, changes nothing. Users leave when they were active for the last time
+too long ago; who was forgotten leaves at once.
 """
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from store.user_vectors import ForgottenUser, UserPoint
 from store.vectors import VECTOR_NAMES, OfferPoint, VectorPoint, VectorStore
 from streams.events import (
     BadEvent,
     Offer,
     ProductVectors,
+    UserEmbedding,
     unpack_vector,
 )
 from streams.parsing import parse, parse_gone
@@ -22,6 +26,8 @@ from streams.settings import Settings
 from streams.topics import TopicNames
 
 PAYLOAD = frozenset(Offer.model_fields)
+PURGE_EVERY_S = 600.0
+FORGOTTEN_S = 3_600.0  # a mark of a forgotten user is kept for so long: no record of her is an hour late
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,43 +48,57 @@ class NoVectors:
 
 OfferEvent = OfferPoint | NoOffer
 VectorEvent = VectorPoint | NoVectors
-Event = OfferEvent | VectorEvent
+UserEvent = UserPoint | ForgottenUser
+Event = OfferEvent | VectorEvent | UserEvent
 
 
 class IndexRole(Role[Event]):
     """Writer of the vector store."""
 
     name = "index"
+    every_s = PURGE_EVERY_S
 
     def __init__(
         self,
-        settings: Settings,  # noqa: ARG002
+        settings: Settings,
         names: TopicNames,
         vectors: VectorStore,
         fingerprint: str,
         widths: Mapping[str, int],
+        factors: int,
     ) -> None:
-        self.topics = (names.product_index, names.product_vectors)
-        self._offers_topic = names.product_index
+        """factors: F, of the users' embeddings that are kept."""
+        self.topics = (names.product_index, names.product_vectors, names.user_embeddings)
+        self._names = names
+        self._active_s = settings.active_s
+        self._factors = factors
+        self._other_factors = 0
         self._vectors = vectors
         self._fingerprint = fingerprint
         self._widths = widths
 
     async def start(self) -> None:
-        """The encoder's collection exists. Raises StoreUnavailable."""
+        """The encoder's collection and that of the users exist. Raises StoreUnavailable."""
         await asyncio.to_thread(self._vectors.ensure, self._fingerprint, self._widths)
+        await asyncio.to_thread(self._vectors.ensure_users, self._factors)
 
     def parse(self, message: Message) -> Event:
-        if message.topic == self._offers_topic:
+        if message.topic == self._names.product_index:
             return _parse_offer(message)
+        if message.topic == self._names.user_embeddings:
+            return self._parse_user(message)
         return self._parse_vectors(message)
 
     def compute(self, batch: Sequence[Delivery[Event]], prepared: Any) -> Outcome:  # noqa: ARG002
-        """One commit that writes the last state of each product in the batch; nothing is published."""
+        """One commit that writes the last state of each product in the batch, and users as they come; nothing is
+        published."""
         offers: dict[str, OfferEvent] = {}
         vectors: dict[str, VectorEvent] = {}
+        users: list[UserEvent] = []
         for _, event in batch:
-            if isinstance(event, OfferPoint | NoOffer):
+            if isinstance(event, UserPoint | ForgottenUser):
+                users.append(event)
+            elif isinstance(event, OfferPoint | NoOffer):
                 known = offers.get(event.product_id)
                 if known is None or event.revision >= known.revision:
                     offers[event.product_id] = event
@@ -86,12 +106,28 @@ class IndexRole(Role[Event]):
                 before = vectors.get(event.product_id)
                 if before is None or event.content_revision >= before.content_revision:
                     vectors[event.product_id] = event
-        return Outcome(commit=lambda: self._write(list(offers.values()), list(vectors.values())))
+
+        def commit() -> None:
+            self._write_users(users)
+            self._write_products(list(offers.values()), list(vectors.values()))
+
+        return Outcome(commit=commit)
+
+    def tick(self) -> Outcome:
+        """Users who were not active for too long leave, and so do marks of those who were forgotten."""
+        return Outcome(commit=lambda: self._vectors.purge_users(time.time()))
 
     def details(self) -> dict[str, float | int | str]:
-        return {"fingerprint": self._fingerprint}
+        return {"fingerprint": self._fingerprint, "embeddings_of_other_factors": self._other_factors}
 
-    def _write(self, offers: Sequence[OfferEvent], vectors: Sequence[VectorEvent]) -> None:
+    def _write_users(self, users: Sequence[UserEvent]) -> None:
+        """Embeddings of another number of factors come from a worker of another version: they are left out."""
+        fitting = [user for user in users if isinstance(user, ForgottenUser) or user.embedding.size == self._factors]
+        self._other_factors += len(users) - len(fitting)
+        if fitting:
+            self._vectors.put_users(fitting)
+
+    def _write_products(self, offers: Sequence[OfferEvent], vectors: Sequence[VectorEvent]) -> None:
         """Removes come first: a removed product takes its vectors along, but not those of its return."""
         store = self._vectors
         store.remove([(event.product_id, event.revision) for event in offers if isinstance(event, NoOffer)])
@@ -99,6 +135,13 @@ class IndexRole(Role[Event]):
         store.put_vectors([event for event in vectors if isinstance(event, VectorPoint)])
         gone = [(event.product_id, event.content_revision) for event in vectors if isinstance(event, NoVectors)]
         store.remove_vectors(gone)
+
+    def _parse_user(self, message: Message) -> UserEvent:
+        if message.value is None:
+            return ForgottenUser(*parse_gone(message.key, message.headers), time.time() + FORGOTTEN_S)
+        record: UserEmbedding = parse(UserEmbedding, message.value)
+        expires_at = record.active_at + self._active_s
+        return UserPoint(record.user_id, record.revision, record.epoch, unpack_vector(record.embedding), expires_at)
 
     def _parse_vectors(self, message: Message) -> VectorEvent:
         if message.value is None:

@@ -17,6 +17,7 @@ import numpy as np
 from sqlalchemy import Engine
 
 from encoders.next_click_training import DEFAULT_RULE, FactorsDiverged, NextClickModel
+from encoders.second_stage import SecondStage
 from store.checkpoints import CheckpointStore
 from store.records import StoreUnavailable
 from streams.assortment import Assortment
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 CHUNK = 200  # examples learned in one go: some 35 ms with 8 replays, in which nothing can be published or saved
 FAR_BEHIND = 10_000  # examples: the cold start is fitted more rarely, a fit takes as long as learning hundreds
+RERANK_EVERY_BEHIND = 8  # examples, while there is no time for replays: ranking a list takes longer than learning
 TURN_S = 0.5  # between two turns of publishing
 LEASE_ASK_S = 1.0  # while another learner holds it
 
@@ -142,7 +144,10 @@ class Learner:
         topic_ids = await self._topic_ids()
         saved = await asyncio.to_thread(self.checkpoints.load, self._lease.name)
         seed = self._settings.learn_seed
-        learning = await self._in_thread(lambda: Learning(self._assortment, topic_ids, seed=seed, checkpoint=saved))
+        weights = self._settings.event_weights
+        learning = await self._in_thread(
+            lambda: Learning(self._assortment, topic_ids, seed=seed, event_weights=weights, checkpoint=saved)
+        )
         await self._reader.seek(learning.positions)
         self._learning, self._saved_version = learning, -1
         restored = "learner restored epoch=%d examples=%d products=%d waiting_examples=%d"
@@ -184,7 +189,8 @@ class Learner:
         learning.follow_assortment()
         began = time.perf_counter()
         learning.receive(records)
-        learned = learning.learn(CHUNK, pace.replays, behind=behind)
+        rerank_every = 1 if pace.replays else RERANK_EVERY_BEHIND
+        learned = learning.learn(CHUNK, pace.replays, behind=behind, rerank_every=rerank_every)
         pace.note(learned, time.perf_counter() - began)
         return learned
 
@@ -213,9 +219,11 @@ class Learner:
         """What has changed, as far as the rate allows, is confirmed by the broker; nothing of a diverged model."""
         learning = self._now_learning
         since_s, self._turn_at = time.monotonic() - self._turn_at, time.monotonic()
-        most = int(self._settings.publish_rows_per_s * min(since_s, 1.0))
+        share = min(since_s, 1.0)
+        most = int(self._settings.publish_rows_per_s * share)
+        most_neighbours = int(self._settings.publish_neighbours_per_s * share)
         try:
-            changes = await self._in_thread(learning.take_changes, most)
+            changes = await self._in_thread(learning.take_changes, most, most_neighbours)
         except FactorsDiverged:  # the next chunk goes back
             return
         if changes.is_empty():
@@ -298,7 +306,13 @@ async def _until_stopped(loop: Callable[[], Awaitable[None]]) -> None:
 
 
 def _compile() -> None:
-    """Machine code for the learning step, before the lease is held: the first time it takes seconds."""
-    model = NextClickModel(2, rule=DEFAULT_RULE._replace(ring_examples=2, recent_clicks=1))
+    """Machine code for learning, before the lease is held: the first time it takes half a minute."""
+    rule = DEFAULT_RULE._replace(ring_examples=2, recent_clicks=1)
+    model, stage = NextClickModel(2, rule=rule), SecondStage()
     rows = np.array([model.add_product()], np.int32)
+    stage.grow(1)
+    scores = model.scores(model.embed(rows, np.zeros(1, np.float32)))
+    stage.rank_and_learn(scores, model.clicks, model.known, rows, 0.0, int(rows[0]), 1.0)
+    stage.learn(rows, int(rows[0]))
+    stage.forget(rows)
     model.learn(int(rows[0]), rows, np.zeros(1, np.float32), replays=0)

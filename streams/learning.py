@@ -13,11 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.next_click import ABSENT, Floats, Rows
-from encoders.next_click_training import FactorsDiverged, NextClickModel
+from encoders.next_click_step import Rule
+from encoders.next_click_training import DEFAULT_RULE, FactorsDiverged, NextClickModel
+from encoders.ranking_features import JUST_LOOKED_AT
+from encoders.second_stage import SecondStage
 from streams.assortment import Assortment
+from streams.contents import place_contents
 from streams.events import BadEvent
 from streams.examples import Example, SeenPositions, Waiting, pack_examples, parse_example, unpack_examples
-from streams.factors import Changes
+from streams.factors import Changes, NeighbourIds
 from streams.newcomers import Newcomers
 
 log = logging.getLogger(__name__)
@@ -25,7 +29,7 @@ log = logging.getLogger(__name__)
 REFIT_EXAMPLES = 1_000  # learned between two fits of the cold start
 REFIT_BEHIND_EXAMPLES = 10_000  # while the learner is far behind
 FRESH_MAX = 5_000  # new products published in one turn
-MODEL = "model_"  # before the names of the model's arrays in a checkpoint
+MODEL, STAGE = "model_", "stage_"  # before the names of their arrays in a checkpoint
 
 
 class TopicIds(NamedTuple):
@@ -53,11 +57,15 @@ class Learning:
         topic_ids: TopicIds,
         *,
         seed: int = 0,
+        event_weights: Mapping[str, float] | None = None,
+        factors: int = 64,
+        rule: Rule = DEFAULT_RULE,
         checkpoint: tuple[Mapping[str, NDArray[Any]], Mapping[str, Any]] | None = None,
     ) -> None:
         """As it was at the checkpoint, with the products that are in the assortment now; every row is to publish."""
         self.topic_ids = topic_ids
-        self.model = NextClickModel(seed=seed)
+        self.model = NextClickModel(factors, seed=seed, rule=rule)
+        self.stage = SecondStage(seed=seed)
         self.rows: dict[str, int] = {}
         self.positions: dict[int, int] = {}  # partition of training-examples -> the next offset to read
         self.seen = SeenPositions()
@@ -72,7 +80,9 @@ class Learning:
         self._assortment = assortment
         self._fresh: dict[str, None] = {}  # products to publish at once, in this order
         self._gone: set[str] = set()  # products whose null is not confirmed yet
+        self._event_weights = event_weights or {}
         self._weights_published = -1  # examples in the weights that were published last
+        self._map_published = 0  # products that the published content map was fitted on
         self._newcomers = Newcomers(assortment)
         offers = assortment.take_all()
         if checkpoint is not None:
@@ -80,6 +90,8 @@ class Learning:
         self._fresh |= dict.fromkeys(self.rows)
         self._newcomers.fit(self.model, self.rows)
         self._reconcile(offers)
+        # A vector may have come or gone while nobody learned.
+        place_contents(self.stage, self.rows, assortment.vectors, self.rows)
 
     @property
     def lag(self) -> int:
@@ -101,10 +113,11 @@ class Learning:
             self.positions[record.partition] = record.offset + 1
         self.version += len(records)
 
-    def learn(self, most: int, replays: int, *, behind: bool = False) -> int:
+    def learn(self, most: int, replays: int, *, behind: bool = False, rerank_every: int = 1) -> int:
         """Learn at most so many of the ready examples and return how many it were. Raises FactorsDiverged.
 
-        behind  True: the cold start is fitted more rarely
+        behind        True: the cold start is fitted more rarely
+        rerank_every  the re-ranker learns from each n-th example only; all else learns from every one
         """
         if self.diverged:
             raise FactorsDiverged("a parameter that was to be published or saved is not finite")
@@ -112,10 +125,9 @@ class Learning:
         batch = self._next_ready(min(most, interval - self.model.examples % interval))
         if not batch:
             return 0
-        rows = np.array([self.rows[example.product_id] for example in batch], np.int32)
-        histories, ages_s = self._histories(batch)
         try:
-            self.model.learn_many(rows, histories, ages_s, replays=replays)
+            for example in batch:
+                self._learn_example(example, replays, reranks=self.model.examples % rerank_every == 0)
             if self.model.examples % interval == 0:
                 self._newcomers.fit(self.model, self.rows)
                 self._newcomers.place(self.model, self.rows, self.rows)
@@ -150,16 +162,23 @@ class Learning:
                 self.waiting.add(example)
         return batch
 
-    def _histories(self, batch: Sequence[Example]) -> tuple[Rows, Floats]:
-        """Rows (E, H) and ages (E, H) of the histories; a product that is not known is -1."""
-        width = max(len(example.history) for example in batch)
-        histories = np.full((len(batch), width), ABSENT, np.int32)
-        ages_s = np.zeros((len(batch), width), np.float32)
-        for place, example in enumerate(batch):
-            clicks = len(example.history)
-            histories[place, :clicks] = [self.rows.get(product_id, ABSENT) for product_id in example.history]
-            ages_s[place, :clicks] = example.ages_s
-        return histories, ages_s
+    def _learn_example(self, example: Example, replays: int, *, reranks: bool) -> None:
+        """Served first, as far as the re-ranker needs it, then learned."""
+        row = self.rows[example.product_id]
+        history = np.array([self.rows.get(product_id, ABSENT) for product_id in example.history], np.int32)
+        weight = self._event_weights.get(example.event, 1.0)
+        if example.eligible and reranks:
+            listable = self.model.known.copy()
+            listable[history[example.seen & (history >= 0)]] = False
+            latest = history[:JUST_LOOKED_AT]
+            listable[latest[latest >= 0]] = False
+            if listable[row]:
+                age_s = float(example.ages_s[0]) if len(history) else 0.0
+                scores = self.model.scores(self.model.embed(history, example.ages_s))
+                self.stage.rank_and_learn(scores, self.model.clicks, listable, history, age_s, row, weight)
+        self.stage.learn(history, row)
+        weights = np.array([weight], np.float32)
+        self.model.learn_many(np.array([row]), history[None], example.ages_s[None], weights, replays=replays)
 
     # --- products ------------------------------------------------------------------------------------------------
 
@@ -173,6 +192,8 @@ class Learning:
                 self.rows[product_id] = self.model.add_product()
                 self._gone.discard(product_id)
                 added.append(product_id)
+        self.stage.grow(self.model.products)
+        place_contents(self.stage, self.rows, self._assortment.vectors, sorted({*added, *vectors}))
         placed = self._newcomers.place(self.model, self.rows, sorted({*added, *vectors}))
         self.ready += self.waiting.release(added)
         self._fresh |= dict.fromkeys([*added, *placed])
@@ -182,7 +203,10 @@ class Learning:
         """It has no row, and its factors are to be withdrawn, whoever published them."""
         row = self.rows.pop(product_id, None)
         if row is not None:
-            self.model.remove_product(row)
+            reusable = self.model.remove_product(row)
+            self.stage.withdraw(np.array([row]))
+            if len(reusable):
+                self.stage.forget(reusable)
         self._fresh.pop(product_id, None)
         self._gone.add(product_id)
         self.version += 1
@@ -194,36 +218,53 @@ class Learning:
         """True if there are rows that readers should have at once."""
         return bool(self._fresh)
 
-    def take_changes(self, most: int) -> Changes:
+    def take_changes(self, most: int, most_neighbours: int = 0) -> Changes:
         """Fresh products, then at most so many of the rest, the most changed first; they count as published.
 
         Nothing once the model has diverged: a reader would refuse it. Raises FactorsDiverged where it shows here.
         """
         fresh = [self.rows[product_id] for product_id in list(self._fresh)[:FRESH_MAX]]
         changed = self.model.most_changed(len(self.rows)).tolist()
-        rows = list(dict.fromkeys(fresh + changed[:most]))
-        if self.diverged:
-            rows = []
-        names = {row: product_id for product_id, row in self.rows.items()} if rows else {}
+        rows = np.array([] if self.diverged else list(dict.fromkeys(fresh + changed[:most])), np.int32)
+        beside = self.stage.most_changed(0 if self.diverged else most_neighbours)
+        names = {row: product_id for product_id, row in self.rows.items()} if len(rows) or len(beside) else {}
+        beside = beside[[row in names for row in beside.tolist()]] if len(beside) else beside
+        is_learned = self._weights_published != self.model.examples and not self.diverged
+        content_map = self.stage.content_map
         changes = Changes(
-            [names[row] for row in rows],
-            *self.model.vectors(np.array(rows, np.int32)),
-            clicks=self.model.clicks[rows].tolist() if rows else [],
+            [names[row] for row in rows.tolist()],
+            *self.model.vectors(rows),
+            self.model.clicks[rows].tolist(),
+            *self.stage.trends(rows),
+            neighbours=[self._neighbours(names, row) for row in beside.tolist()],
             gone=sorted(self._gone),
-            weights=self.model.weights()
-            if self._weights_published != self.model.examples and not self.diverged
-            else None,
+            weights=self.model.weights() if is_learned else None,
+            stage=self.stage.learned() if is_learned else None,
+            content_map=content_map if content_map and content_map.products != self._map_published else None,
             examples=self.model.examples,
             newest_example_at=self.newest_example_at,
         )
         self._require_finite(changes)
-        self.model.mark_published(np.array(rows, np.int32))
+        self.model.mark_published(rows)
+        self.stage.changed[beside] = 0.0
         for product_id in changes.product_ids:
             self._fresh.pop(product_id, None)
         if changes.weights is not None:
             self._weights_published = changes.examples
-        self.rows_to_publish = len(set(changed) - set(rows))
+        if changes.content_map is not None:
+            self._map_published = changes.content_map.products
+        self.rows_to_publish = len(set(changed) - set(rows.tolist()))
         return changes
+
+    def _neighbours(self, names: Mapping[int, str], row: int) -> NeighbourIds:
+        """By product id; a neighbour that was deleted is left out."""
+
+        def by_id(rows: Rows, shares: Floats) -> tuple[list[str], Floats]:
+            kept = [place for place, neighbour in enumerate(rows.tolist()) if neighbour in names]
+            return [names[int(rows[place])] for place in kept], shares[kept]
+
+        after, together = self.stage.neighbours_of(row)
+        return NeighbourIds(names[row], by_id(*after), by_id(*together))
 
     def confirm(self, changes: Changes) -> None:
         """The broker has these records."""
@@ -245,6 +286,7 @@ class Learning:
             "waiting_dropped": self.waiting.dropped,
             "duplicates": self.duplicates,
             "malformed": self.malformed,
+            "reranked_lists": self.stage.lists,
             "rows_to_publish": self.rows_to_publish,
         }
 
@@ -253,6 +295,7 @@ class Learning:
     def checkpoint(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Copies of all that `Learning(..., checkpoint=...)` needs. Raises FactorsDiverged."""
         model = {MODEL + name: array for name, array in self.model.state().items()}
+        model |= {STAGE + name: array for name, array in self.stage.state(self.model.products).items()}
         if self.diverged or not all(np.isfinite(array).all() for array in model.values()):
             self.diverged = True
             raise FactorsDiverged("a parameter is not finite: restore the last checkpoint")
@@ -272,8 +315,9 @@ class Learning:
 
     def _restore(self, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> set[str]:
         """The checkpoint's state; returns its products, as far as their absence now means that they were deleted."""
-        names = [name for name in arrays if name.startswith(MODEL)]
-        self.model = NextClickModel.from_state({name.removeprefix(MODEL): arrays[name] for name in names})
+        self.model = NextClickModel.from_state(_named(arrays, MODEL))
+        self.stage = SecondStage.from_state(_named(arrays, STAGE))
+        self.stage.withdraw(np.flatnonzero(~self.model.known))
         self.rows = dict(meta["products"])
         self.seen = SeenPositions.from_state(arrays, meta["seen_pages"])
         self.newest_example_at = meta["newest_example_at"]
@@ -288,3 +332,8 @@ class Learning:
             self.seen.keep_only(self.topic_ids.user_clicks)
         # In an index that was made again the products come back one by one: absence says nothing yet.
         return set(self.rows) if before.product_index == self.topic_ids.product_index else set()
+
+
+def _named(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    """Those whose names begin so, without it."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -26,7 +26,7 @@ from streams.events import BadEvent
 from streams.group import make_group
 from streams.intake import Batch, Intake
 from streams.journal import Journal
-from streams.role import Delivery, Event, Outcome, Role, letter, nothing
+from streams.role import Assignment, Delivery, Event, Outcome, Role, letter, nothing
 from streams.settings import Settings
 from streams.standing import Result, Standing, Stopped, Unavailable
 
@@ -136,6 +136,7 @@ class LosslessConsumer(Generic[Event]):
                 tasks.create_task(self._read(stream))
                 tasks.create_task(self._work())
                 tasks.create_task(self._between_batches())
+                tasks.create_task(self._aside())
         except* (Abandoned, Stopped):
             log.info("stopped while waiting role=%s", self.role.name)
         except* Exception as group:  # noqa: BLE001
@@ -172,6 +173,26 @@ class LosslessConsumer(Generic[Event]):
                         await self._until_done(self._tick, "does what is due")
                 except (Abandoned, Stopped):
                     return
+
+    async def _aside(self) -> None:
+        """The role's own work, a portion at a time: who waits longer for a turn has it first."""
+        while self.role.aside_every_s is not None and not self._standing.is_stopping:
+            async with self._turn():
+                try:
+                    is_busy = await self._until_done(self._portion, "works aside")
+                except (Abandoned, Stopped):
+                    return
+            await self._standing.nap(0.0 if is_busy else self.role.aside_every_s)
+
+    async def _portion(self) -> bool:
+        """What the role had to do is durable; False if there was nothing, or the partitions may be others' by now."""
+        generation = self._group.consumer_generation_id
+        held = frozenset(tp.partition for tp in self._assigned if tp.topic == self.role.topics[0])
+        outcome = await self._in_thread(self.role.aside, Assignment(generation, held)) if held else None
+        if outcome is None or generation != self._group.consumer_generation_id or not self._assigned:
+            return False
+        await self._carry_out(outcome)
+        return True
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:

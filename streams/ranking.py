@@ -1,33 +1,37 @@
-"""From clicks to a list: candidates by next-click score, by content and by popularity, and their order.
+"""From clicks to a list: the shelf's products, ranked in two stages for each user, as they are at this moment.
 
-Candidates are the best by next-click score (exact, in memory) and the new products nearest in content to the last
-clicks; `encoders.blending` puts them in order. A user without a known click gets what is clicked most. What is sold
-out, deleted or seen is no candidate: that is looked at under the shelf's lock, where the list is made.
+The first stage finds candidates, the second puts them in order: encoders.list_ranking. What is sold out, deleted or
+seen is no candidate: that is looked at under the shelf's lock, where the list is made. A user of whom nothing is known
+gets what the re-ranker has learned of such users; where nothing was learned yet, what is clicked most and what is new.
 """
 
 import base64
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from encoders.blending import blend
-from encoders.next_click import ABSENT, Floats, Mask, Rows, best, embed, score, strongest_click
+from encoders.exploration import Exploration
+from encoders.exploration_step import Rule
+from encoders.list_ranking import ServedFactors, choose_listed, clicks_behind, rank_candidates
+from encoders.next_click import ABSENT, GAPS, Floats, Rows, embed, score
+from encoders.ranking_features import COLD_CLICKS, HISTORY, JUST_LOOKED_AT, Knowledge, new_scratch
+from encoders.trends import HALF_LIVES
 from store.history import EVENTS, History
 from store.records import Click
 from streams.events import ListSource
-from streams.neighbours import NewNeighbours
+from streams.settings import Settings
 from streams.shelf import Shelf
 
-EVIDENCE = 5.0  # clicks of a product at which its factors and its content weigh the same
-PROFILE_CLICKS = 3  # the last clicks that content is compared with
-BY_SCORE_MIN = 50  # candidates by next-click score, at least
-NO_ROWS = np.empty(0, np.int32)
-NO_SCORES = np.empty(0, np.float32)
 USERS_AT_ONCE = 64  # bounds the matrix of scores: 64 users of 100,000 products are 26 MB
+SHARE_TOLD = 0.01  # of a product's neighbours, from which on two products are said to go together
+NO_ROWS = np.empty(0, np.int32)
+DEEDS = {"view_item": "viewed", "select_item": "viewed", "add_to_cart": "put in the cart", "purchase": "bought"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,172 +42,307 @@ class Ranked:
     embedding: NDArray[np.float32] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The candidates of one user: rows (N,) int32 in no order, their scores in the list, her next-click scores (P,)."""
+
+    rows: Rows
+    scores: Floats
+    next_click: Floats
+    embedding: Floats | None  # (F,)
+
+
 class Ranker:
     """Makes lists from a shelf. One thread at a time."""
 
-    def __init__(self, shelf: Shelf, *, length: int, seen_events: Collection[str]) -> None:
+    def __init__(
+        self,
+        shelf: Shelf,
+        *,
+        length: int,
+        seen_events: Collection[str],
+        diversity: float = 0.0,
+        exploration: Exploration | None = None,
+        explore_s: float = 0.0,
+    ) -> None:
+        """
+        length       items of a list
+        seen_events  after which a product is not listed for the user again
+        diversity    0 to 1, see encoders.list_ranking.choose_listed
+        exploration  gives positions to new products, no older than explore_s; None: the order is the ranking's
+        """
         self._shelf = shelf
         self._length = length
+        self._diversity = diversity
         self._seen_codes = frozenset(EVENTS.index(event) for event in seen_events)
-        self._neighbours = NewNeighbours(shelf)
+        self._exploration = exploration
+        self._explore_s = explore_s
+        self._scratch = new_scratch(0)
+        self._listable = shelf.listable[:0]
+        self.explored = 0  # positions so far
 
-    def rank(self, histories: Sequence[History], *, at: float | None = None, length: int | None = None) -> list[Ranked]:
+    def rank(
+        self,
+        histories: Sequence[History],
+        *,
+        at: float | None = None,
+        length: int | None = None,
+        explore_for: Sequence[str] = (),
+    ) -> list[Ranked]:
         """A list for each history (newest click first), by what is known and available at this moment.
 
-        at: the time (s since 1970) from which the clicks' ages count; None: the newest click of each.
+        at           the time (s since 1970) from which the clicks' ages count; None: the newest click of each
+        explore_for  the users' ids: their lists may hold new products that are to find their shoppers; none: no list
         """
         ranked: list[Ranked] = []
         for begin in range(0, len(histories), USERS_AT_ONCE):
+            chunk = slice(begin, begin + USERS_AT_ONCE)
             with self._shelf.lock:
-                ranked += self._rank(histories[begin : begin + USERS_AT_ONCE], at, length or self._length)
+                ranked += self._rank(histories[chunk], at, length or self._length, explore_for[chunk])
         return ranked
 
-    def _rank(self, histories: Sequence[History], at: float | None, length: int) -> list[Ranked]:
+    def seen(self, history: History) -> set[str]:
+        """The products that this user has had, by the shop's setting, and gets in no list."""
+        pairs = zip(history.product_ids, history.codes, strict=True)
+        return {product_id for product_id, code in pairs if code in self._seen_codes}
+
+    def score(self, histories: Sequence[Rows], ages_s: Sequence[Floats], unwanted: Sequence[Rows]) -> list[Scored]:
+        """The candidates of each user and their scores; call under the shelf's lock.
+
+        histories  (<= HISTORY,) int32 each, rows of the clicked products, newest first, -1 unknown
+        ages_s     as long, how long before this moment
+        unwanted   rows that the user must not get
+        """
+        shelf = self._shelf
+        self._make_room()
+        knowledge, next_click, embeddings = self._knowledge(), *self._next_click(histories, ages_s)
+        scored = []
+        for user, history in enumerate(histories):
+            self._listable[unwanted[user]] = False
+            age_s = float(ages_s[user][0]) if len(history) else 0.0
+            reranker, scores = shelf.stage.reranker, next_click[user]
+            rows, ranked = rank_candidates(knowledge, reranker, scores, self._listable, history, age_s, self._scratch)
+            self._listable[unwanted[user]] = shelf.listable[unwanted[user]]
+            embedding = embeddings[user] if embeddings is not None and (history != ABSENT).any() else None
+            scored.append(Scored(rows, ranked, scores, embedding))
+        return scored
+
+    # --- one chunk of users --------------------------------------------------------------------------------------
+
+    def _rank(
+        self, histories: Sequence[History], at: float | None, length: int, explore_for: Sequence[str]
+    ) -> list[Ranked]:
         shelf = self._shelf
         if not len(shelf):
             return [Ranked([], None) for _ in histories]
-        clicked = [[shelf.rows.get(product_id, ABSENT) for product_id in h.product_ids] for h in histories]
-        seen = [self._seen_rows(rows, h) for rows, h in zip(clicked, histories, strict=True)]
-        by_score = self._by_score(histories, clicked, seen, at, max(BY_SCORE_MIN, 2 * length))
-        return [
-            self._list(rows, unwanted, scored, length)
-            for rows, unwanted, scored in zip(clicked, seen, by_score, strict=True)
-        ]
+        shelf.stage.map_alone(shelf.fused, shelf.has_vector)
+        clicked, ages_s, unwanted = [], [], []
+        for history in histories:
+            rows = np.array([shelf.rows.get(product_id, ABSENT) for product_id in history.product_ids], np.int32)
+            codes = np.frombuffer(history.codes, np.uint8)
+            seen = rows[np.isin(codes, list(self._seen_codes))] if self._seen_codes else NO_ROWS
+            out = np.concatenate((seen, rows[:JUST_LOOKED_AT]))
+            unwanted.append(out[out != ABSENT])
+            clicked.append(rows[:HISTORY])
+            times = history.times[:HISTORY]
+            now = (times[0] if len(times) else 0.0) if at is None else at
+            ages_s.append(np.maximum(now - times, 0.0).astype(np.float32))
+        scored = self.score(clicked, ages_s, unwanted)
+        new = self._new_rows() if explore_for else NO_ROWS
+        lists = []
+        for user, history in enumerate(histories):
+            rows = self._listed(scored[user], clicked[user], unwanted[user], length)
+            explored = NO_ROWS
+            if len(new):
+                rows, explored = self._explore(explore_for[user], scored[user], rows, unwanted[user], new, length)
+            if explore_for and self._exploration is not None:
+                self._exploration.count(rows, shelf.clicks)
+            lists.append(self._list(scored[user], history, clicked[user], ages_s[user], rows, explored))
+        return lists
 
-    def _seen_rows(self, rows: list[int], history: History) -> list[int]:
-        """What this user has had, and what she has just looked at."""
-        seen = [row for row, code in zip(rows, history.codes, strict=True) if code in self._seen_codes]
-        return list({row for row in seen + rows[:PROFILE_CLICKS] if row != ABSENT})
+    def _make_room(self) -> None:
+        """The working arrays are as long as the shelf's."""
+        if len(self._listable) != len(self._shelf.listable):
+            self._scratch = new_scratch(len(self._shelf.listable))
+        self._listable = self._shelf.listable.copy()
 
-    # --- candidates by next-click score --------------------------------------------------------------------------
+    def _knowledge(self) -> Knowledge:
+        return self._shelf.stage.knowledge(self._shelf.clicks)
 
-    def _by_score(
-        self,
-        histories: Sequence[History],
-        clicked: list[list[int]],
-        seen: list[list[int]],
-        at: float | None,
-        count: int,
-    ) -> list["_Scored | None"]:
-        """For each user with a known click: embedding, and the best rows by score."""
+    def _factors(self) -> ServedFactors:
+        """The model, or one that knows no product before the learner has published any."""
         shelf, weights = self._shelf, self._shelf.weights
-        users = [user for user, rows in enumerate(clicked) if any(row != ABSENT for row in rows)]
-        scored: list[_Scored | None] = [None] * len(histories)
-        if weights is None or not users or not shelf.context.shape[1]:
-            return scored
-        # Rows without factors are unknown to the model; their vectors are zeros and add nothing.
-        longest = weights.memory_length
-        rows = np.full((len(users), longest), ABSENT, np.int32)
-        ages_s = np.zeros((len(users), longest), np.float32)
-        lengths = np.zeros(len(users), np.int32)
-        for place, user in enumerate(users):
-            known = clicked[user][:longest]
-            lengths[place] = len(known)
-            rows[place, : len(known)] = known
-            times = histories[user].times[: len(known)]
-            ages_s[place, : len(known)] = (times[0] if at is None else at) - times
-        rows[~shelf.has_factors[rows]] = ABSENT
-        embeddings = embed(weights, shelf.context, rows, ages_s, lengths)
-        scores = score(shelf.target, shelf.bias, embeddings)
-        excluded = np.full((len(users), max(1, *(len(seen[user]) for user in users))), ABSENT, np.int32)
-        for place, user in enumerate(users):
-            excluded[place, : len(seen[user])] = seen[user]
-        tops, _ = best(scores, shelf.listable & shelf.has_factors, excluded, count)
-        for place, user in enumerate(users):
-            top = tops[place]
-            scored[user] = _Scored(embeddings[place], scores[place], top[top != ABSENT], rows[place], ages_s[place])
-        return scored
+        if weights is None or shelf.context.shape[1] != weights.position_weights.shape[1]:
+            none = np.zeros((len(shelf.listable), 0), np.float32)
+            known = np.zeros(len(shelf.listable), np.bool_)
+            return ServedFactors(
+                none[:1], np.zeros((GAPS, 0), np.float32), none[0], 1, 1.0, none, none, shelf.bias, known
+            )
+        return ServedFactors(
+            weights.position_weights,
+            weights.gap_weights,
+            weights.memory_weights,
+            weights.memory_length,
+            weights.memory_decay,
+            shelf.context,
+            shelf.target,
+            shelf.bias,
+            shelf.has_factors,
+        )
+
+    def _next_click(self, histories: Sequence[Rows], ages_s: Sequence[Floats]) -> tuple[Floats, Floats | None]:
+        """Scores (B, P), NaN for products without factors, and embeddings (B, F) if there is a model."""
+        shelf, weights = self._shelf, self._shelf.weights
+        if weights is None or shelf.context.shape[1] != weights.position_weights.shape[1]:
+            return np.full((len(histories), len(shelf)), np.nan, np.float32), None
+        rows = np.full((len(histories), weights.memory_length), ABSENT, np.int32)
+        ages = np.zeros(rows.shape, np.float32)
+        lengths = np.zeros(len(histories), np.int32)
+        for user, history in enumerate(histories):
+            lengths[user] = min(len(history), weights.memory_length)
+            rows[user, : lengths[user]] = history[: lengths[user]]
+            ages[user, : lengths[user]] = ages_s[user][: lengths[user]]
+        rows[~shelf.has_factors[rows]] = ABSENT  # unknown to the model; a place of -1 stays so
+        embeddings = embed(weights, shelf.context, rows, ages, lengths)
+        products = len(shelf)
+        scores = score(shelf.target[:products], shelf.bias[:products], embeddings)
+        scores[:, ~shelf.has_factors[:products]] = np.nan
+        return scores, embeddings
+
+    # --- new products --------------------------------------------------------------------------------------------
+
+    def _new_rows(self) -> Rows:
+        """Candidates of the exploration in this chunk."""
+        shelf = self._shelf
+        if self._exploration is None:
+            return NO_ROWS
+        young = shelf.created_at > time.time() - self._explore_s
+        return self._exploration.new_rows(shelf.listable & shelf.has_vector & young, shelf.clicks, shelf.births)
+
+    def _explore(
+        self, user_id: str, scored: Scored, rows: Rows, unwanted: Rows, new: Rows, length: int
+    ) -> tuple[Rows, Rows]:
+        """The list with the new products that are tried on this user, and those."""
+        assert self._exploration is not None
+        level = scored.next_click[rows[-1]] if len(rows) else np.float32(0.0)
+        affinity = scored.next_click[new] - level
+        user = int.from_bytes(blake2b(user_id.encode(), digest_size=8).digest())
+        out = np.concatenate((unwanted, rows))
+        clicks = self._shelf.clicks
+        places, chosen = self._exploration.choose(user, new, affinity, out, self._shelf.listable, clicks, length)
+        listed = rows.tolist()
+        for place, row in zip(places.tolist(), chosen.tolist(), strict=True):
+            listed.insert(place, row)
+        self.explored += len(chosen)
+        return np.array(listed[:length], np.int32), chosen
 
     # --- one list ------------------------------------------------------------------------------------------------
 
-    def _list(self, clicked: list[int], seen: list[int], scored: "_Scored | None", length: int) -> Ranked:
-        shelf = self._shelf
-        profile = [row for row in dict.fromkeys(clicked[:PROFILE_CLICKS]) if row != ABSENT and shelf.has_vector[row]]
-        near = [self._neighbours.of(row) for row in profile]
-        rows, y, by_clicks, nearest = blend(
-            np.concatenate([scored.rows, *near]) if scored is not None else np.concatenate([NO_ROWS, *near]),
-            scored.scores if scored is not None else NO_SCORES,
-            shelf.fused,
-            np.array(profile, np.int32),
-            shelf.clicks,
-            shelf.listable,
-            np.array(seen, np.int32),
-            EVIDENCE,
-            length,
-        )
-        items = self._items(
-            rows, y, by_clicks, [profile[place] for place in nearest.tolist()] if profile else [], scored
-        )
-        if len(items) < length:
-            items += self._popular(length - len(items), {*seen, *rows.tolist()}, items[-1] if items else None)
-        return Ranked(items, scored.embedding if scored is not None else None)
+    def _listed(self, scored: Scored, clicked: Rows, unwanted: Rows, length: int) -> Rows:
+        """Rows of the list (<= length,), best first, filled up with what is clicked most."""
+        shelf, rows = self._shelf, NO_ROWS
+        if (clicked != ABSENT).any() or shelf.stage.is_learned:
+            content = self._knowledge().content
+            rows = scored.rows[choose_listed(scored.scores, scored.rows, content, self._diversity, length)]
+        if len(rows) < length:
+            others = shelf.listable.copy()
+            others[unwanted] = False
+            others[rows] = False
+            left = np.flatnonzero(others)
+            order = np.lexsort((left, -shelf.created_at[left], -shelf.clicks[left]))[: length - len(rows)]
+            rows = np.concatenate((rows, left[order].astype(np.int32)))
+        return rows
 
-    def _items(
-        self, rows: Rows, y: Floats, by_clicks: Mask, nearest: list[int], scored: "_Scored | None"
-    ) -> list[dict[str, Any]]:
+    def _list(
+        self, scored: Scored, history: History, clicked: Rows, ages_s: Floats, rows: Rows, explored: Rows
+    ) -> Ranked:
         shelf = self._shelf
-        titles, because = shelf.titles, self._strongest(rows, scored)
+        knowledge = self._knowledge()
+        behind = clicks_behind(
+            knowledge, shelf.stage.reranker, self._factors(), clicked, ages_s, rows, self._scratch.place
+        )
+        scores = dict(zip(scored.rows.tolist(), np.round(scored.scores.astype(np.float64), 6).tolist(), strict=True))
+        organic = [scores[row] for row in rows.tolist() if row in scores]
+        is_known, tried = bool((clicked != ABSENT).any()), set(explored.tolist())
+        last = min(organic, default=0.0)
         items = []
-        source: ListSource
-        scores, follows = np.round(y.astype(np.float64), 4).tolist(), by_clicks.tolist()
-        for place, row in enumerate(rows.tolist()):
-            if follows[place]:
-                source, click = "next-click", because[place]
-                reason = "often clicked now" if click in (ABSENT, row) else f"often next after {titles[click]}"
+        for place, (row, click) in enumerate(zip(rows.tolist(), behind.tolist(), strict=True), 1):
+            source = self._source(row, is_known and row in scores, row in tried)
+            if source in ("next-click", "content"):
+                reason = self._reason(knowledge, history, clicked, row, click)
             else:
-                source, reason = "content", f"like {titles[nearest[place]]}"
-            items.append(_item(shelf.product_ids[row], scores[place], place + 1, source, reason))
-        return items
+                reason = self._plainly(row) if source == "popular" else "new in the shop"
+            if row in scores and organic:
+                points = scores[row]
+            else:  # behind what was scored; alone, the clicks are the score
+                points = last = last - 1.0 if organic else float(shelf.clicks[row])
+            item = {"product_id": shelf.product_ids[row], "score": points, "rank": place}
+            items.append(item | {"source": source, "reason": reason})
+        return Ranked(items, scored.embedding)
 
-    def _strongest(self, rows: Rows, scored: "_Scored | None") -> list[int]:
-        """For each row the clicked row that adds most to its next-click score, or ABSENT."""
-        shelf, weights = self._shelf, self._shelf.weights
-        if scored is None or weights is None or not len(rows):
-            return [ABSENT] * len(rows)
-        places = strongest_click(weights, shelf.context, shelf.target, scored.history, scored.ages_s, rows)
-        return [int(scored.history[place]) if place != ABSENT else ABSENT for place in places.tolist()]
+    def _source(self, row: int, is_scored: bool, is_tried: bool) -> ListSource:
+        if is_tried:
+            return "new"
+        if not is_scored:
+            return "popular"
+        return "content" if self._shelf.clicks[row] < COLD_CLICKS else "next-click"
 
-    def _popular(self, count: int, unwanted: set[int], last: dict[str, Any] | None) -> list[dict[str, Any]]:
-        """What is clicked most, then what is newest, behind the last item; alone, the clicks are the score."""
+    def _plainly(self, row: int) -> str:
+        clicks = int(self._shelf.clicks[row])
+        return f"clicked {clicks} times" if clicks else "new in the shop"
+
+    def _reason(self, k: Knowledge, history: History, clicked: Rows, row: int, click: int) -> str:
+        """In words: what the product has to do with the click without which it would stand lowest."""
         shelf = self._shelf
-        rows = np.flatnonzero(shelf.listable)
-        rows = rows[~np.isin(rows, list(unwanted))] if unwanted else rows
-        top = rows[np.lexsort((rows, -shelf.created_at[rows], -shelf.clicks[rows]))[:count]]
-        items = []
-        for place, row in enumerate(top.tolist(), 1):
-            clicks = int(shelf.clicks[row])
-            reason = f"clicked {clicks} times" if clicks else "new in the shop"
-            score, rank = (last["score"] - place, last["rank"] + place) if last else (float(clicks), place)
-            items.append(_item(shelf.product_ids[row], score, rank, "popular", reason))
-        return items
+        if click == ABSENT:
+            return "often clicked now" if shelf.clicks[row] >= COLD_CLICKS else self._plainly(row)
+        title = shelf.titles[click]
+        if shelf.clicks[row] < COLD_CLICKS:
+            return f"like {title}"
+        after, together = k.after.share(click, row), k.together.share(click, row)
+        if max(after, together) >= SHARE_TOLD:
+            return f"often together with {title}" if together > after else f"often next after {title}"
+        deed = DEEDS[EVENTS[history.codes[int(np.flatnonzero(clicked == click)[0])]]]
+        return f"because you {deed} {title}"
+
+
+def lists_ranker(shelf: Shelf, settings: Settings, *, explores: bool = False) -> Ranker:
+    """One by the shop's settings; explores: new products get their share, which only who publishes lists may give."""
+    s = settings
+    rule = Rule(
+        share=s.explore_share,
+        impressions=s.explore_impressions,
+        nearest=s.explore_nearest,
+        per_list=s.explore_per_list,
+        per_user=s.explore_per_user,
+    )
+    return Ranker(
+        shelf,
+        length=s.list_length,
+        seen_events=s.seen_events,
+        diversity=s.diversity,
+        exploration=Exploration(rule) if explores and s.explore_share > 0 else None,
+        explore_s=s.explore_days * 86_400,
+    )
 
 
 def warm_up() -> None:
-    """Everything that a list needs is compiled, by making one: the first click does not wait for it."""
+    """Everything that a list needs is compiled, by making some: the first click does not wait for it."""
     shelf = Shelf()
     one = base64.b64encode(np.ones(1, "<f4").tobytes()).decode()
     for product_id in (b"a", b"b"):
-        offer = {"revision": 1, "title": "", "state": "listable", "created_at": 0.0}
+        offer = {"revision": 1, "title": "", "state": "listable", "created_at": time.time()}
         shelf.put_offer(product_id, orjson.dumps(offer), ())
         shelf.put_vectors(product_id, orjson.dumps({"content_revision": 1, "fused": one}), ())
         factors = {"epoch": 1, "sequence": 1, "context": one, "target": one, "bias": 0.0, "clicks": 1}
-        shelf.put_factors(product_id, orjson.dumps(factors), ())
-    six = base64.b64encode(np.ones(6, "<f4").tobytes()).decode()
+        trends = {"lately": [1.0] * len(HALF_LIVES), "counted_at": 1}
+        shelf.put_factors(product_id, orjson.dumps(factors | trends), ())
+    six = base64.b64encode(np.ones(GAPS, "<f4").tobytes()).decode()
     shared = {"position_weights": one, "gap_weights": six, "memory_weights": one}
     sizes = {"epoch": 1, "sequence": 1, "factors": 1, "memory_length": 1, "memory_decay": 1.0}
-    shelf.put_weights(b"next-click", orjson.dumps(shared | sizes), ())
     history = History.of((Click("a", "view_item", 0.0),))
-    Ranker(shelf, length=1, seen_events=()).rank([history])
-
-
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    embedding: NDArray[np.float32]  # (F,)
-    scores: NDArray[np.float32]  # (P,)
-    rows: NDArray[np.int32]  # best first
-    history: NDArray[np.int32]  # (LM,) clicked rows, newest first, ABSENT where unknown
-    ages_s: NDArray[np.float32]  # (LM,)
-
-
-def _item(product_id: str | None, score: float, rank: int, source: ListSource, reason: str) -> dict[str, Any]:
-    return {"product_id": product_id, "score": score, "rank": rank, "source": source, "reason": reason}
+    exploration = Exploration(Rule(share=1.0, top=0))
+    ranker = Ranker(shelf, length=1, seen_events=(), diversity=0.5, exploration=exploration, explore_s=1e9)
+    ranker.rank([history], explore_for=["u"])  # as it is before the learner has published anything
+    shelf.put_weights(b"next-click", orjson.dumps(shared | sizes), ())
+    ranker.rank([history], explore_for=["u"])

@@ -29,6 +29,7 @@ def shelf_topics(shelf: Shelf, names: TopicNames) -> dict[str, Put]:
         names.product_index: shelf.put_offer,
         names.product_vectors: shelf.put_vectors,
         names.item_factors: shelf.put_factors,
+        names.item_neighbours: shelf.put_neighbours,
         names.model_weights: shelf.put_weights,
     }
 

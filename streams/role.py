@@ -39,6 +39,13 @@ def nothing() -> None:
     """The commit of an outcome that writes no rows."""
 
 
+class Assignment(NamedTuple):
+    """The partitions of a role's first topic that are this member's, and the generation of the group in which."""
+
+    generation: int
+    partitions: frozenset[int]
+
+
 @dataclass
 class Outcome:
     """What a batch leads to: messages to publish, then a commit; rejected events become dead letters."""
@@ -57,6 +64,7 @@ class Role(Generic[Event]):
     prepares: bool = False  # True: `prepare` runs on the next batch while `compute` runs on this one
     urgent: bool = False  # True: somebody waits for the answer to each event
     every_s: float | None = None  # how often `tick` is called; None: never
+    aside_every_s: float | None = None  # how often `aside` is called while it has nothing to do; None: never
 
     def parse(self, message: Message) -> Event:
         """The event. Raises BadEvent or WrongKey."""
@@ -90,6 +98,14 @@ class Role(Generic[Event]):
         but for BadEvent.
         """
         return Outcome()
+
+    def aside(self, assignment: Assignment) -> Outcome | None:  # noqa: ARG002
+        """Work that no event waits for, in the role's thread, on every member that has partitions; None: there is none.
+
+        A portion of a few milliseconds: it is called again at once, and a batch that waits comes in between. Its
+        outcome is dropped, and comes to nothing, if the partitions may be others' by then. Raises what `tick` may.
+        """
+        return None
 
     async def stop(self) -> None:
         """Called after the last batch, also if `start` did not succeed."""

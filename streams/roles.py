@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from encoders.next_click import FACTORS
 from encoders.weights import fingerprint_of, widths_of
 from store.database import open_database
 from store.history import History
@@ -15,12 +16,13 @@ from store.products import ProductStore
 from store.users import UserStore
 from store.vectors import VectorStore, open_vectors
 from streams.broker import Broker, Publisher
+from streams.look_alikes import LookAlikes
 from streams.lossless import LosslessConsumer
-from streams.ranking import Ranker
+from streams.ranking import lists_ranker
 from streams.replicas import Replica, shelf_topics
 from streams.role import Role
 from streams.settings import Settings
-from streams.shelf import Shelf
+from streams.shelf import Neighbour, Neighbourhood, Shelf
 from streams.topics import TopicNames, topic_names
 from streams.worker import Runnable, run_worker
 
@@ -82,9 +84,9 @@ class Parts:
         self.replica.check()
         row = self.users.read([user_id]).get(user_id)
         history = History.of(row.clicks if row else ())
-        ranker = Ranker(self.shelf, length=limit, seen_events=self.settings.seen_events)
+        ranker = lists_ranker(self.shelf, self.settings)
         now = datetime.now(UTC)
-        made = ranker.rank([history], at=now.timestamp())[0]
+        made = ranker.rank([history], at=now.timestamp(), length=limit)[0]
         epoch, sequence = self.shelf.weights_version
         return {
             "list_id": uuid.uuid4().hex,
@@ -94,6 +96,16 @@ class Parts:
             "versions": {"weights": f"{epoch}.{sequence}"},
             "items": made.items,
         }
+
+    def neighbours(self, product_id: str, by: Neighbourhood, limit: int) -> list[Neighbour]:
+        """As Shelf.neighbours. Raises what ended the shelf's reader, too."""
+        self.replica.check()
+        return self.shelf.neighbours(product_id, by, limit)
+
+    def look_alikes(self, user_id: str, limit: int) -> dict[str, Any]:
+        """As LookAlikes.of. Raises what ended the shelf's reader, too."""
+        self.replica.check()
+        return LookAlikes(self.shelf, self.users, self.vectors, self.settings).of(user_id, limit)
 
 
 def _catalog(parts: Parts) -> Runnable:
@@ -112,13 +124,14 @@ def _index(parts: Parts) -> Runnable:
     from streams.index import IndexRole
 
     widths = widths_of(parts.settings.image_encoder, parts.settings.text_encoder)
-    return _lossless(parts, IndexRole(parts.settings, parts.names, parts.vectors, parts.fingerprint, widths))
+    return _lossless(parts, IndexRole(parts.settings, parts.names, parts.vectors, parts.fingerprint, widths, FACTORS))
 
 
 def _clicks(parts: Parts) -> Runnable:
     from streams.clicks import ClicksRole
 
-    return _lossless(parts, ClicksRole(parts.settings, parts.names, parts.users, parts.shelf, parts.replica))
+    role = ClicksRole(parts.settings, parts.names, parts.broker, parts.users, parts.shelf, parts.replica)
+    return _lossless(parts, role)
 
 
 def _learner(parts: Parts) -> Runnable:
@@ -137,6 +150,8 @@ def _api(parts: Parts) -> Runnable:
         products=parts.products,
         vectors=parts.vectors,
         recommend=parts.recommend,
+        neighbours=parts.neighbours,
+        look_alikes=parts.look_alikes,
         board=StatusBoard(parts.broker, parts.names.worker_status),
         replicas=parts.replica,
     )

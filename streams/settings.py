@@ -81,13 +81,45 @@ class Settings(BaseSettings):
     )
     history_clicks: int = Field(200, ge=10, le=1000, description="clicks kept of a user")
 
+    diversity: float = Field(0.0, ge=0, le=1, description="of a list: 0 = the best by score, 1 = the least alike")
+
+    # New products
+    explore_share: float = Field(
+        0.05, ge=0, le=1, description="of all positions, for products that have few clicks yet; 0 = none"
+    )
+    explore_impressions: int = Field(100, ge=1, le=1_000_000, description="that each new product gets in any case")
+    explore_nearest: float = Field(
+        0.05, ge=0.001, le=1, description="of the lists, those of the users nearest to a new product are for it"
+    )
+    explore_per_list: int = Field(2, ge=1, le=200, description="new products of a list, at most")
+    explore_per_user: int = Field(2, ge=1, le=255, description="lists of a user with the same new product, at most")
+    explore_days: float = Field(30.0, gt=0, description="a product is new for so long, at most")
+
     # Learning
     learn_seed: int = 0
     learn_replays: int = Field(8, ge=0, le=64, description="earlier examples learned again with each new one, at most")
     learn_clicks_per_minute: int = Field(60, ge=1, description="of one user, more are not learned: keeps robots out")
     publish_rows_per_s: int = Field(1000, ge=1, description="changed factor rows published per second")
+    publish_neighbours_per_s: int = Field(200, ge=1, description="changed rows of neighbours published per second")
+    event_weights: dict[str, Annotated[float, Field(gt=0, le=100)]] = Field(
+        {}, description='JSON, as {"purchase": 2}: how much a click of an event teaches; 1 where none is named'
+    )
     checkpoint_every_s: Seconds = Field(30.0)
     lease_s: Seconds = Field(15.0, description="a silent learner loses its lease after this")
+
+    # Push and retraction
+    active_users_max: int = Field(
+        50_000, ge=0, le=10_000_000, description="users in the memory of a clicks worker; 0 = no push, no retraction"
+    )
+    active_s: Seconds = Field(86_400.0, description="a user is recently active for so long after a click")
+    push_users: int = Field(100, ge=0, le=10_000, description="users that get a new product by push; 0 = no push")
+    push_per_s: int = Field(200, ge=1, le=100_000, description="lists made for pushes per second, at most")
+    push_every_s: Seconds = Field(60.0, description="a user gets one push in so long, at most")
+
+    # Look-alikes
+    embeddings_per_s: int = Field(
+        100, ge=0, le=100_000, description="user embeddings published per second, at most; 0 = no look-alikes"
+    )
 
     # Interface
     api_host: str = Field("127.0.0.1", pattern=r"^(127\.\d+\.\d+\.\d+|localhost|::1)$", description="loopback only")

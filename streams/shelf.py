@@ -8,19 +8,32 @@ writer can turn a row back. `lock` is held while rows change and while a ranking
 import threading
 import time
 from collections import OrderedDict
+from typing import Literal, NamedTuple
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from encoders.next_click import Weights
+from encoders.next_click import ABSENT, Weights
+from store.vectors import UnknownProduct
 from streams.broker import Headers
 from streams.events import unpack_vector
+from streams.notices import Notices
+from streams.shelf_stage import ShelfStage
 
 TOMBSTONES_MAX = 100_000
 TOMBSTONE_S = 3_600.0
-ARRIVALS_MAX = 100_000
+NOTICES_MAX = 100_000
 Version = tuple[int, int]
+Neighbourhood = Literal["together", "next"]
+
+
+class Neighbour(NamedTuple):
+    """A product that goes with another one."""
+
+    product_id: str
+    title: str
+    share: float  # of the other one's row, 0 to 1
 
 
 class Shelf:
@@ -37,11 +50,13 @@ class Shelf:
         self.clicks: NDArray[np.int64] = np.zeros(0, np.int64)
         self.bias: NDArray[np.float32] = np.zeros(0, np.float32)
         self.created_at: NDArray[np.float64] = np.zeros(0, np.float64)
+        self.births: NDArray[np.int64] = np.zeros(0, np.int64)  # a new number when a row becomes another product's
         self.context: NDArray[np.float32] = np.zeros((0, 0), np.float32)
         self.target: NDArray[np.float32] = np.zeros((0, 0), np.float32)
         self.fused: NDArray[np.float32] = np.zeros((0, 0), np.float32)
-        self.arrivals: list[int] = []  # rows in the order in which their vectors came, for caches of neighbours
-        self.arrivals_dropped = 0
+        self.newcomers = Notices(NOTICES_MAX)  # rows that got their first vector, for pushes
+        self.withdrawn = Notices(NOTICES_MAX)  # rows that may be listed no more, for retractions
+        self.stage = ShelfStage()
         self.weights: Weights | None = None
         self.weights_version: Version = (0, 0)
         self._offer_revision: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -49,7 +64,9 @@ class Shelf:
         self._factor_version: NDArray[np.int64] = np.zeros((0, 2), np.int64)
         self._tombstones: OrderedDict[str, tuple[int, float]] = OrderedDict()  # product -> its last revision, and when
         self._epoch = 0
+        self._births = 0
         self._free: list[int] = []
+        self._gone: list[int] = []  # rows without a product that may still be neighbours of others
 
     def __len__(self) -> int:
         return len(self.product_ids)
@@ -71,7 +88,10 @@ class Shelf:
         self._tombstones.pop(product_id, None)
         self._offer_revision[row] = offer["revision"]
         self.titles[row] = offer["title"]
+        was_listable = self.listable[row]
         self.listable[row] = offer["state"] == "listable"
+        if was_listable and not self.listable[row]:
+            self.withdrawn.add(row)
         self.created_at[row] = offer["created_at"]
 
     def put_vectors(self, key: bytes, value: bytes | None, headers: Headers) -> None:  # noqa: ARG002
@@ -80,6 +100,7 @@ class Shelf:
         if value is None:
             if (known := self.rows.get(product_id)) is not None:
                 self.has_vector[known] = False
+                self.stage.put_vector(known, None)
                 self._free_if_empty(product_id, known)
             return
         record = orjson.loads(value)
@@ -87,12 +108,16 @@ class Shelf:
         if record["content_revision"] < self._vector_revision[row]:
             return
         self._vector_revision[row] = record["content_revision"]
+        if record["fused"] is not None and not self.has_vector[row]:
+            self.newcomers.add(row)
         self.has_vector[row] = record["fused"] is not None
-        if record["fused"] is not None:
+        if record["fused"] is None:
+            self.stage.put_vector(row, None)
+        else:
             vector = unpack_vector(record["fused"])
             self.fused = _widened(self.fused, len(self.listable), len(vector))
             self.fused[row] = vector
-            self._note_arrival(row)
+            self.stage.put_vector(row, vector)
 
     def put_factors(self, key: bytes, value: bytes | None, headers: Headers) -> None:  # noqa: ARG002
         """A record of item-factors."""
@@ -118,12 +143,28 @@ class Shelf:
         self.bias[row] = record["bias"]
         self.clicks[row] = record["clicks"]
         self.has_factors[row] = True
+        self.stage.put_trends(row, record["lately"], record["counted_at"])
+
+    def put_neighbours(self, key: bytes, value: bytes | None, headers: Headers) -> None:  # noqa: ARG002
+        """A record of item-neighbours."""
+        product_id = key.decode()
+        if value is not None:
+            self.stage.put_neighbours(self._row(product_id), orjson.loads(value), self._row)
+        elif (known := self.rows.get(product_id)) is not None:
+            self.stage.drop_neighbours_of(known)
+            self._free_if_empty(product_id, known)
 
     def put_weights(self, key: bytes, value: bytes | None, headers: Headers) -> None:  # noqa: ARG002
         """A record of model-weights."""
-        if value is None or key != b"next-click":
+        if value is None:
             return
         record = orjson.loads(value)
+        if key == b"second-stage" and self.stage.is_newer(record):
+            self.stage.put_stage(record)
+        if key == b"content-map" and self.stage.is_newer(record):
+            self.stage.put_map(record, self.fused, self.has_vector)
+        if key != b"next-click":
+            return
         version = (record["epoch"], record["sequence"])
         if version < self.weights_version:
             return
@@ -136,6 +177,29 @@ class Shelf:
             memory_length=record["memory_length"],
             memory_decay=record["memory_decay"],
         )
+
+    # --- what goes with what -------------------------------------------------------------------------------------
+
+    def neighbours(self, product_id: str, by: Neighbourhood, limit: int) -> list[Neighbour]:
+        """The products that are clicked together with this one, or next after it, and are listable now; best first.
+
+        Takes the lock. Raises UnknownProduct if there is no offer of it; one that is sold out has neighbours still.
+        """
+        with self.lock:
+            row = self.rows.get(product_id)
+            if row is None or self._offer_revision[row] < 0:
+                raise UnknownProduct(product_id)
+            knowledge = self.stage.knowledge(self.clicks)
+            table = knowledge.after if by == "next" else knowledge.together
+            rows, shares = table.ids[row], table.shares[row]
+            here = (rows != ABSENT) & self.listable[rows]
+            rows, shares = rows[here], shares[here]
+            best = np.lexsort((rows, -shares))[:limit].tolist()
+            return [
+                Neighbour(other, self.titles[rows[place]], float(shares[place]))
+                for place in best
+                if (other := self.product_ids[rows[place]]) is not None
+            ]
 
     # --- rows ----------------------------------------------------------------------------------------------------
 
@@ -158,6 +222,9 @@ class Shelf:
         self._factor_version[row] = 0
         self.bias[row] = self.clicks[row] = self.created_at[row] = 0
         self.listable[row] = self.has_vector[row] = self.has_factors[row] = False
+        self._births += 1
+        self.births[row] = self._births
+        self.stage.clear(row)
         return row
 
     def _remove_offer(self, product_id: str, revision: int) -> None:
@@ -168,6 +235,8 @@ class Shelf:
             self._tombstones.popitem(last=False)
         row = self.rows.get(product_id)
         if row is not None and self._offer_revision[row] <= revision:
+            if self.listable[row]:
+                self.withdrawn.add(row)
             self.listable[row] = False
             self._offer_revision[row] = -1
             self._free_if_empty(product_id, row)
@@ -182,20 +251,18 @@ class Shelf:
         if self._offer_revision[row] < 0 and not self.has_vector[row] and not self.has_factors[row]:
             del self.rows[product_id]
             self.product_ids[row] = None
-            self._free.append(row)
-
-    def _note_arrival(self, row: int) -> None:
-        self.arrivals.append(row)
-        if len(self.arrivals) > ARRIVALS_MAX:
-            half = len(self.arrivals) // 2
-            del self.arrivals[:half]
-            self.arrivals_dropped += half
+            self._gone.append(row)
+            if len(self._gone) > max(64, len(self.product_ids) // 16):
+                self.stage.forget(np.array(self._gone, np.int32))
+                self._free += self._gone
+                self._gone = []
 
     def _grow(self, rows: int) -> None:
-        for name in ("listable", "has_vector", "has_factors", "clicks", "bias", "created_at"):
+        for name in ("listable", "has_vector", "has_factors", "clicks", "bias", "created_at", "births"):
             setattr(self, name, _lengthened(getattr(self, name), rows))
         for name in ("_offer_revision", "_vector_revision", "_factor_version", "context", "target", "fused"):
             setattr(self, name, _lengthened(getattr(self, name), rows))
+        self.stage.grow(rows)
 
 
 def _lengthened(array: NDArray[np.generic], rows: int) -> NDArray[np.generic]:

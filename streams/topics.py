@@ -46,8 +46,10 @@ class TopicNames:
     product_index: str
     encode_requests: str
     product_vectors: str
+    user_embeddings: str
     training_examples: str
     item_factors: str
+    item_neighbours: str
     model_weights: str
     recommendations: str
     worker_status: str
@@ -62,8 +64,10 @@ def topic_names(settings: Settings, fingerprint: str) -> TopicNames:
         product_index=f"{prefix}product-index",
         encode_requests=f"{prefix}encode-requests",
         product_vectors=f"{prefix}product-vectors-{fingerprint}",
+        user_embeddings=f"{prefix}user-embeddings",
         training_examples=f"{prefix}training-examples",
         item_factors=f"{prefix}item-factors",
+        item_neighbours=f"{prefix}item-neighbours",
         model_weights=f"{prefix}model-weights",
         recommendations=f"{prefix}recommendations",
         worker_status=f"{prefix}worker-status",
@@ -84,8 +88,10 @@ def topics_of(settings: Settings, names: TopicNames) -> list[Topic]:
         Topic(names.product_index, many, "compacted"),
         Topic(names.encode_requests, many, "compacted"),
         Topic(names.product_vectors, many, "compacted"),
+        Topic(names.user_embeddings, many, "days", 1),
         Topic(names.training_examples, many, "days", 7),
         Topic(names.item_factors, many, "compacted"),
+        Topic(names.item_neighbours, many, "compacted"),
         Topic(names.model_weights, 1, "compacted"),
         Topic(names.recommendations, many, "days", 1),
         Topic(names.worker_status, 1, "days", 0.05),
@@ -96,6 +102,7 @@ def topics_of(settings: Settings, names: TopicNames) -> list[Topic]:
         names.product_index,
         names.encode_requests,
         names.product_vectors,
+        names.user_embeddings,
     )
     topics += [Topic(dead_letters_of(name), 1, "days", settings.topic_retention_days) for name in consumed]
     return topics

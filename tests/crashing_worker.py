@@ -51,7 +51,7 @@ async def main() -> None:
     parts = Parts(settings)
     consumer: Runnable
     if chosen.role == "clicks":
-        clicks = ClicksRole(settings, parts.names, parts.users, parts.shelf, parts.replica)
+        clicks = ClicksRole(settings, parts.names, parts.broker, parts.users, parts.shelf, parts.replica)
         crash = {"before": chosen.before, "at": chosen.at, "until": None}
         consumer = CrashingConsumer(clicks, settings, parts.broker, parts.publisher, **crash)
     else:

@@ -1,10 +1,14 @@
 """Shelves made by hand: records as the topics carry them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import orjson
 
+from encoders.content_lift import new_lift
+from encoders.ranking_features import FEATURES
+from encoders.reranker import Reranker, new_reranker
 from streams.events import pack_vector
 
 
@@ -37,8 +41,40 @@ def factors(
             "target": pack_vector(np.array(context if target is None else target, np.float32)),
             "bias": bias,
             "clicks": clicks,
+            "lately": [float(clicks), float(clicks)],
+            "counted_at": 0,
         }
     )
+
+
+def neighbours(
+    after: Mapping[str, float] | None = None, together: Mapping[str, float] | None = None, *, sequence: int = 1
+) -> bytes:
+    """A value of item-neighbours: shares by product id."""
+    tables = {
+        name: {"product_ids": list(shares), "shares": pack_vector(np.array(list(shares.values()), np.float32))}
+        for name, shares in (("after", after or {}), ("together", together or {}))
+    }
+    return orjson.dumps({"epoch": 1, "sequence": sequence, **tables})
+
+
+def stage(reranker: Reranker | None = None, *, now: int = 0, sequence: int = 1) -> bytes:
+    """The value `second-stage` of model-weights; its re-ranker is the readable blend unless one is given."""
+    parts: dict[str, Any] = {
+        "lift": {name: pack_vector(array) for name, array in new_lift()._asdict().items()},
+        "reranker": {name: pack_vector(array) for name, array in (reranker or blend())._asdict().items()},
+    }
+    return orjson.dumps({"name": "second-stage", "epoch": 1, "sequence": sequence, "now": now, **parts})
+
+
+def blend(*, spread: Mapping[str, float] | None = None, linear: Mapping[str, float] | None = None) -> Reranker:
+    """A re-ranker that has learned nothing but the spread of these features, and that these speak for a product."""
+    reranker = new_reranker()[0]
+    for name, value in (spread or {}).items():
+        reranker.spread[FEATURES.index(name)] = value
+    for name, value in (linear or {}).items():
+        reranker.linear[:, FEATURES.index(name)] = value
+    return reranker
 
 
 def weights(factors: int = 2, *, positions: int = 2, epoch: int = 1, sequence: int = 1) -> bytes:

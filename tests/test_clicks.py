@@ -14,6 +14,7 @@ from shelves import factors, offer, vectors, weights
 
 from store.database import open_database
 from store.users import UserStore
+from streams.broker import Broker
 from streams.clicks import ClicksRole
 from streams.events import RecommendationList, TrainingExample, UserClick, WrongKey
 from streams.parsing import parse
@@ -44,7 +45,7 @@ class Clicks:
             shelf.put_factors(product_id, factors([1.0 + number, 0.0], clicks=100), ())
         shelf.put_weights(b"next-click", weights(2), ())
         chosen = Settings(home=home, worker_id="w", **more)
-        self.role = ClicksRole(chosen, NAMES, self.users, shelf, FullReplica())  # type: ignore[arg-type]
+        self.role = ClicksRole(chosen, NAMES, Broker(chosen), self.users, shelf, FullReplica())  # type: ignore[arg-type]
         self.offset = -1
 
     def record(self, value: bytes | None, key: str = "ann", offset: int | None = None) -> Message:

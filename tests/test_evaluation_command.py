@@ -128,9 +128,9 @@ def test_a_model_that_fails_is_told_with_an_honest_exit_code(shop: Path, capfd: 
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (("--models", "nobody"), 2, "there is no model 'nobody': take one of popularity, "),
+        (("--models", "nobody"), 2, "there is no model 'nobody': take one of freshet, "),
         (("--models", "popularity,popularity:every=2"), 2, "popularity: name each model once"),
-        (("--models", "ease:some=2"), 2, "the only option is every=N"),
+        (("--models", "ease:some=2"), 2, "the options are every=N and refits=N"),
         (("--protocol", "delayed", "--delays", "0,soon"), 2, "'soon' is no time: write them like 0,1m,1h,24h"),
         (("--seen-events", "glance"), 2, "glance: take view_item, select_item, add_to_cart, purchase or none"),
         (("--models", "popularity,ease", "--compare", "popularity,als"), 2, "take two of popularity, ease"),

@@ -12,7 +12,7 @@ from evaluation_models import Click, Counting, Interrupted, Seeded, evaluated, s
 from encoders.recommender import Request
 from streams.evaluation.checkpoint import Unusable, identify, read_checkpoint, write_checkpoint
 from streams.evaluation.jobs import Failed, Job, Outcome, run_job, run_jobs
-from streams.evaluation.models import MODELS, UnknownModel, make, wanted
+from streams.evaluation.models import MODELS, REFITS, UnknownModel, make, wanted
 from streams.evaluation.prequential import Standing
 from streams.evaluation.schedules import Plan
 from streams.evaluation.stream import Stream, StreamFacts
@@ -141,35 +141,38 @@ def test_a_checkpoint_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_model_is_named_with_how_often_it_is_judged() -> None:
-    assert wanted("popularity") == ("popularity", MODELS["popularity"].factory, 1)
-    assert wanted("popularity:every=5").every == 5
-    assert wanted("my.own.Model", every=3) == ("my.own.Model", "my.own.Model", 3)
+    assert wanted("popularity") == ("popularity", MODELS["popularity"].factory, 1, REFITS)
+    assert wanted("popularity:every=5:refits=7")[2:] == (5, 7)
+    assert wanted("als").refits == MODELS["als"].refits
+    assert wanted("my.own.Model", every=3) == ("my.own.Model", "my.own.Model", 3, REFITS)
     with pytest.raises(
-        UnknownModel, match=r"there is no model 'popularty': take one of popularity, .*two-towers, or mod"
+        UnknownModel, match=r"there is no model 'popularty': take one of freshet, popularity, .*two-towers, or mod"
     ):
         wanted("popularty")
     for wrong in ("popularity:every=0", "popularity:often", "popularity:every=x"):
-        with pytest.raises(ValueError, match=f"'{wrong}': the only option is every=N, with N from 1, as in popular"):
+        with pytest.raises(
+            ValueError, match=f"'{wrong}': the options are every=N and refits=N, with N from 1, as in popular"
+        ):
             wanted(wrong)
 
 
 def test_a_factory_is_given_what_it_takes() -> None:
     facts = StreamFacts(["A"], {}, None, 500)
-    assert isinstance(make("evaluation_models.Counting", facts, 7), Counting)
-    one, other = (make("evaluation_models.Seeded", facts, seed) for seed in (7, 8))
+    assert isinstance(make(wanted("evaluation_models.Counting"), facts, 7), Counting)
+    one, other = (make(wanted("evaluation_models.Seeded"), facts, seed) for seed in (7, 8))
     assert isinstance(one, Seeded)
     assert isinstance(other, Seeded)
     assert one.chance.random() == np.random.default_rng(7).random() != other.chance.random()
     for nowhere in ("evaluation_models.None_", "no_module.X"):
         with pytest.raises(UnknownModel, match=f"there is no model at {nowhere}: "):
-            make(nowhere, facts, 0)
+            make(wanted(nowhere), facts, 0)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_of_the_table_keeps_the_contract(name: str) -> None:
     """It is made, scores before and after it has learned, and goes on from a pickle as if nothing had been."""
     stream = shop_stream()
-    model = make(MODELS[name].factory, stream.facts, seed=0)
+    model = make(wanted(name), stream.facts, seed=0)
     assert model.name.startswith(name)
     whole = evaluated(model, stream, Plan(warm_up=0.0))
     assert not np.isnan(whole.ranks[whole.ranks > 0]).any()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streams.evaluation.stream import NotEvaluable, Stream, arrange, read_catalog, read_clicks, read_stream
+from streams.evaluation.stream import Clicks, NotEvaluable, Stream, arrange, read_catalog, read_clicks, read_stream
 
 
 def click(user: str, product: str, second: int, event: str = "view_item", **fields: Any) -> dict[str, Any]:
@@ -147,3 +147,22 @@ def test_a_clock_that_goes_backwards_is_put_in_order(tmp_path: Path) -> None:
 
 def test_no_clicks_are_a_stream_of_none(tmp_path: Path) -> None:
     assert len(arrange(read_clicks(write(tmp_path / "none.jsonl", [])))) == 0
+
+
+def test_clicks_of_one_time_can_be_shuffled_and_nothing_else_moves() -> None:
+    minutes = np.repeat(np.arange(10.0), 20) * 60.0
+    numbers = range(len(minutes))
+    clicks = Clicks(
+        ["u"], [str(n) for n in numbers], [0] * len(minutes), list(numbers), [0] * len(minutes), list(minutes)
+    )
+    in_file, shuffled, again = arrange(clicks), arrange(clicks, shuffle_seed=1), arrange(clicks, shuffle_seed=1)
+
+    def products(stream: Stream) -> list[int]:
+        return [int(stream.facts.product_ids[row]) for row in stream.rows]
+
+    assert products(in_file) == list(numbers)
+    assert products(shuffled) == products(again) != products(in_file)
+    np.testing.assert_array_equal(shuffled.times, in_file.times)
+    for minute in range(10):
+        span = slice(20 * minute, 20 * minute + 20)
+        assert sorted(products(shuffled)[span]) == list(numbers)[span]

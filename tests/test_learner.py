@@ -90,7 +90,8 @@ def factors(topics: Topics) -> list[tuple[str, dict[str, Any] | None]]:
 
 
 def weights(topics: Topics) -> list[ModelWeights]:
-    return [ModelWeights.model_validate(value) for _, value in topics.read(topics.names.model_weights)]
+    found = topics.read(topics.names.model_weights)
+    return [ModelWeights.model_validate(value) for key, value in found if key == "next-click"]
 
 
 def test_examples_become_factors_and_after_a_restart_every_row_comes_under_a_higher_epoch(

@@ -17,7 +17,7 @@ from store.checkpoints import CheckpointStore
 from store.database import open_database
 from streams.assortment import Assortment
 from streams.embedded_broker import EmbeddedBroker
-from streams.learning import MODEL, Learning, TopicIds
+from streams.learning import MODEL, STAGE, Learning, TopicIds
 from streams.settings import Settings
 from streams.supervisor import dies_with_parent
 
@@ -141,6 +141,8 @@ def test_a_learner_killed_again_and_again_ends_where_one_that_lived_ends(
     assert meta["positions"] == {"0": len(published)}
     for name, array in truth.model.state().items():
         np.testing.assert_array_equal(arrays[MODEL + name], array, err_msg=name)
+    for name, array in truth.stage.state(truth.model.products).items():
+        np.testing.assert_array_equal(arrays[STAGE + name], array, err_msg=name)
 
 
 def _saved(settings: Settings) -> tuple[dict[str, np.ndarray], dict[str, object]]:

@@ -1,6 +1,7 @@
 """What the learner knows: each example once, whatever is delivered twice, late, or before its product."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoders.next_click_training import FactorsDiverged
+from store.history import EVENTS
 from streams.assortment import Assortment
-from streams.events import BadEvent, ItemFactors, ModelWeights
+from streams.events import BadEvent, ItemFactors, ItemNeighbours, ModelRecord, ModelWeights, SecondStageWeights
 from streams.examples import (
     PAGE,
     PAGES,
@@ -85,7 +87,11 @@ def test_within_the_window_it_is_a_set_also_after_a_restart(sources: list[Source
 
 
 def waiting_example(product_id: str, *history: str) -> Example:
-    return Example(product_id, history, np.arange(len(history), dtype=np.float32))
+    clicks = len(history)
+    event = EVENTS[clicks % len(EVENTS)]
+    return Example(
+        product_id, history, np.arange(clicks, dtype=np.float32), np.arange(clicks) % 2 == 0, event, clicks < 4
+    )
 
 
 def test_waiting_examples_are_released_in_the_order_of_arrival() -> None:
@@ -109,9 +115,11 @@ def test_beyond_the_bound_the_oldest_is_dropped_and_counted() -> None:
 def test_packed_examples_come_back_as_they_were(ids: list[list[str]]) -> None:
     examples = [waiting_example(*some) for some in ids]
     unpacked = unpack_examples(*pack_examples(examples))
-    assert [(one.product_id, one.history, one.ages_s.tolist()) for one in unpacked] == [
-        (one.product_id, one.history, one.ages_s.tolist()) for one in examples
-    ]
+    assert [_as_lists(one) for one in unpacked] == [_as_lists(one) for one in examples]
+
+
+def _as_lists(example: Example) -> list[Any]:
+    return [part.tolist() if isinstance(part, np.ndarray) else part for part in example]
 
 
 def test_an_example_is_read_and_its_history_cut_to_what_the_model_reads() -> None:
@@ -267,14 +275,26 @@ def test_the_records_are_what_the_contracts_say() -> None:
     learning = Learning(assortment_of("a", "b"), TOPIC_IDS)
     learning.receive(records(example(0, "a", "b")))
     learn_all(learning)
-    *factors, weights = factor_records(learning.take_changes(10), NAMES, 3, 9)
-    assert weights.value is not None
-    read = parse(ModelWeights, weights.value)
-    assert (weights.topic, weights.key, read.name) == (NAMES.model_weights, b"next-click", "next-click")
+    found = [message for message in factor_records(learning.take_changes(10, 10), NAMES, 3, 9) if message.value]
+    assert [(message.topic, message.key) for message in found] == [
+        *((NAMES.item_factors, key) for key in (b"a", b"b")),
+        *((NAMES.item_neighbours, key) for key in (b"b", b"a")),  # the most changed first
+        *((NAMES.model_weights, key) for key in (b"second-stage", b"next-click")),
+    ]
+    of_a, of_b, beside_b, beside_a, stage, weights = found
+    items = [parse(ItemFactors, message.value or b"") for message in (of_a, of_b)]
+    assert [(item.clicks, item.epoch, item.lately, item.counted_at) for item in items] == [
+        (1, 3, [1.0, 1.0], 1),
+        (0, 3, [0.0, 0.0], 0),
+    ]
+    beside = [parse(ItemNeighbours, message.value or b"") for message in (beside_a, beside_b)]
+    assert [(row.after.product_ids, row.together.product_ids) for row in beside] == [([], ["b"]), (["a"], ["a"])]
+    read = parse(ModelRecord, stage.value or b"")
+    assert isinstance(read, SecondStageWeights)
+    assert (read.epoch, read.sequence, read.now) == (3, 9, 1)
+    read = parse(ModelRecord, weights.value or b"")
+    assert isinstance(read, ModelWeights)
     assert (read.epoch, read.sequence, read.examples, read.factors) == (3, 9, 1, 64)
-    items = {message.key: parse(ItemFactors, message.value or b"") for message in factors}
-    assert {message.topic for message in factors} == {NAMES.item_factors}
-    assert [(items[key].clicks, items[key].epoch) for key in (b"a", b"b")] == [(1, 3), (0, 3)]
 
 
 def test_a_new_product_stands_near_products_that_look_like_it() -> None:

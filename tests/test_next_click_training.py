@@ -93,7 +93,7 @@ def test_a_step_goes_down_the_gradient_of_the_sampled_softmax_loss(name: str) ->
     log_expected = np.array([0.3, -0.2, 0.1, 0.5, 0.0], np.float32)
     before = {key: array.astype(np.float64) for key, array in random_parameters()._asdict().items()}
     p = random_parameters()
-    loss = step(p, STEP_RULE, HISTORY, GAPS, CANDIDATES, log_expected, KEEP)
+    loss = step(p, STEP_RULE, HISTORY, GAPS, CANDIDATES, log_expected, KEEP, 1.0)
     assert loss == pytest.approx(loss_of(before, log_expected, pull=0.0), rel=1e-5)
 
     numeric = np.zeros_like(before[name])

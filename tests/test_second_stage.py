@@ -8,7 +8,7 @@ import pytest
 from encoders.content_lift import fit_map, new_lift
 from encoders.neighbours import AFTER_DECAY, learn_neighbours, no_neighbours
 from encoders.next_click_training import FactorsDiverged
-from encoders.ranking_features import AFTER, FEATURES, fill_features, find_candidates, new_scratch
+from encoders.ranking_features import AFTER, FEATURES, fill_features, find_candidates, gather_shares, new_scratch
 from encoders.reranker import INPUTS, new_reranker, rerank
 from encoders.second_stage import SecondStage
 from encoders.trends import count_click, log_count, no_trends
@@ -75,7 +75,10 @@ def test_what_always_follows_is_learned_to_stand_first() -> None:
     candidates = found[: find_candidates(knowledge, NO_SCORES, ALL, rows(6), scratch, found)]
     assert sorted(candidates.tolist()) == list(range(PRODUCTS))  # each once
     features = np.empty((PRODUCTS, len(FEATURES)), np.float32)
-    fill_features(knowledge, NO_SCORES, rows(6), candidates, scratch.place, features)
+    after, together = (
+        gather_shares(table, rows(6), candidates, scratch.place) for table in (knowledge.after, knowledge.together)
+    )
+    fill_features(knowledge, NO_SCORES, rows(6), candidates, after, together, features)
     scores, inputs = np.empty(PRODUCTS, np.float32), np.empty((PRODUCTS, INPUTS), np.float32)
     rerank(stage.serving().reranker, features, 1, 0, inputs, scores)
     assert candidates[np.argmax(scores)] == 7

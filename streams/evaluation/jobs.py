@@ -122,7 +122,7 @@ def run_job(
     had = peak = int(process.memory_info().rss)
     evaluation = Evaluation(stream, job.plan)
     path = None if checkpoints is None else checkpoints / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', job.label)}.checkpoint"
-    identity = identify(stream, job.plan, job.model.factory, source_of(job.model.factory))
+    identity = identify(stream, job.plan, f"{job.model.factory} {job.model.refits}", source_of(job.model.factory))
     standing = None
     if path is not None:
         try:
@@ -130,7 +130,7 @@ def run_job(
         except Unusable as reason:
             noted(f"{job.label}: {reason}")
     if standing is None:
-        standing = Standing.start(make(job.model.factory, stream.facts, job.plan.seed), stream)
+        standing = Standing.start(make(job.model, stream.facts, job.plan.seed), stream)
     else:
         noted(f"{job.label}: goes on after {standing.position:,} clicks, from {path}")
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from encoders.recommender import Recommender
 from streams.evaluation.stream import StreamFacts
 
-REFITS = 100  # of a model that is fitted again now and then, over the whole stream
+REFITS = 20  # of a model that is fitted again now and then, over the whole stream: every 5 %
 
 
 class UnknownModel(ValueError):
@@ -17,21 +17,23 @@ class UnknownModel(ValueError):
 
 
 class Entry(NamedTuple):
-    """Where a model is, and that only each `every`-th click is judged with it because it is slow."""
+    """Where a model is, and how it is run where nobody says otherwise."""
 
     factory: str  # module.attribute
-    every: int = 1
+    every: int = 1  # each so many-th click is judged: more than 1 for what is slow
+    refits: int = REFITS  # over the whole stream
 
 
 MODELS = {
+    "freshet": Entry("streams.evaluation.live.FreshetModel"),
     "popularity": Entry("encoders.baselines.popularity.RecentPopularity"),
     "item-knn": Entry("encoders.baselines.item_knn.ItemKnn"),
     "user-knn": Entry("encoders.baselines.user_knn.UserKnn"),
     "transitions": Entry("encoders.baselines.transitions.Transitions"),
     "vmis-knn": Entry("encoders.baselines.vmis_knn.VmisKnn"),
     "mf-sgd": Entry("encoders.baselines.mf_sgd.IncrementalFactorization"),
-    "als": Entry("encoders.baselines.als.AlternatingLeastSquares"),
-    "ease": Entry("encoders.baselines.ease.Ease"),
+    "als": Entry("encoders.baselines.als.AlternatingLeastSquares", refits=100),
+    "ease": Entry("encoders.baselines.ease.Ease", refits=50),
     "two-towers": Entry("encoders.baselines.two_towers.TwoTowers"),
 }
 
@@ -42,10 +44,11 @@ class Wanted(NamedTuple):
     name: str
     factory: str
     every: int
+    refits: int = REFITS
 
 
 def wanted(asked: str, every: int = 1) -> Wanted:
-    """The model of `name`, `name:every=5`, or the path of a class or function of one's own, `module.attribute`.
+    """The model of `name`, `name:every=5:refits=50`, or the path of a class or function of one's own, `module.attribute`.
 
     every: what is meant where neither the text nor the table says more
 
@@ -60,17 +63,17 @@ def wanted(asked: str, every: int = 1) -> Wanted:
         raise UnknownModel(
             f"there is no model {name!r}: take one of {', '.join(MODELS)}, or module.attribute of one of your own"
         )
-    judged_every = max(every, entry.every)
+    numbers = {"every": max(every, entry.every), "refits": entry.refits}
     for option in options:
         key, _, value = option.partition("=")
-        if key != "every" or not value.isdecimal() or int(value) < 1:
-            raise ValueError(f"{asked!r}: the only option is every=N, with N from 1, as in {name}:every=5")
-        judged_every = int(value)
-    return Wanted(name, entry.factory, judged_every)
+        if key not in numbers or not value.isdecimal() or int(value) < 1:
+            raise ValueError(f"{asked!r}: the options are every=N and refits=N, with N from 1, as in {name}:every=5")
+        numbers[key] = int(value)
+    return Wanted(name, entry.factory, **numbers)
 
 
-def make(factory: str, facts: StreamFacts, seed: int) -> Recommender:
-    """The model, made with those of these arguments that its factory takes.
+def make(model: Wanted, facts: StreamFacts, seed: int) -> Recommender:
+    """The recommender, made with those of these arguments that its factory takes.
 
     seed         of everything random in it
     facts        StreamFacts
@@ -79,20 +82,20 @@ def make(factory: str, facts: StreamFacts, seed: int) -> Recommender:
 
     Raises UnknownModel if there is nothing at its path.
     """
-    module, _, attribute = factory.rpartition(".")
+    module, _, attribute = model.factory.rpartition(".")
     try:
         made = getattr(importlib.import_module(module), attribute)
     except (ModuleNotFoundError, AttributeError) as error:
-        raise UnknownModel(f"there is no model at {factory}: {error}") from error
+        raise UnknownModel(f"there is no model at {model.factory}: {error}") from error
     offered = {
         "seed": seed,
         "facts": facts,
         "content": facts.fused,
-        "refit_every": max(1, facts.events_total // REFITS),
+        "refit_every": max(1, facts.events_total // model.refits),
     }
     taken = inspect.signature(made).parameters
-    model: Recommender = made(**{name: value for name, value in offered.items() if name in taken})
-    return model
+    recommender: Recommender = made(**{name: value for name, value in offered.items() if name in taken})
+    return recommender
 
 
 def source_of(factory: str) -> Path | None:

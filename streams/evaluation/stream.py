@@ -95,19 +95,21 @@ def read_stream(
     vectors: Path | None = None,
     *,
     known: Known = "first-click",
+    shuffle_seed: int | None = None,
     progress: Progress = lambda _: None,
 ) -> Stream:
     """Read `user-clicks` values, and beside them a catalogue (`catalog-updates` values) and vectors (.npz).
 
-    known    a product is known from its first click on, or if it is in the catalogue from the beginning
-    vectors  arrays `product_ids` (V,) and `fused` (V, D)
+    known         a product is known from its first click on, or if it is in the catalogue from the beginning
+    vectors       arrays `product_ids` (V,) and `fused` (V, D)
+    shuffle_seed  clicks of one time come in a random order; None: in that of the file
 
     Raises NotEvaluable; OSError where a file cannot be opened.
     """
     if known == "catalog" and catalog is None:
         raise NotEvaluable("products known from the catalogue need one: name it with --catalog")
     products = NO_CATALOG if catalog is None else read_catalog(catalog)
-    stream = arrange(read_clicks(events, progress), products, known)
+    stream = arrange(read_clicks(events, progress), products, known, shuffle_seed)
     if not len(stream):
         raise NotEvaluable(f"{events} has no clicks: each line should be a user-clicks value")
     if vectors is None:
@@ -168,10 +170,15 @@ def read_vectors(path: Path, product_ids: Sequence[str]) -> Floats:
     return by_row
 
 
-def arrange(clicks: Clicks, catalog: Catalog = NO_CATALOG, known: Known = "first-click") -> Stream:
-    """The clicks in order of time; those of one time stay in the order of the file."""
+def arrange(
+    clicks: Clicks, catalog: Catalog = NO_CATALOG, known: Known = "first-click", shuffle_seed: int | None = None
+) -> Stream:
+    """The clicks in order of time; those of one time stay in the order of the file, or are shuffled by a seed."""
     times = np.array(clicks.times, np.float64)
-    order = np.argsort(times, kind="stable")
+    order = np.arange(len(times))
+    if shuffle_seed is not None:
+        order = np.random.default_rng(shuffle_seed).permutation(order)
+    order = order[np.argsort(times[order], kind="stable")]
     users, _ = _numbered(np.array(clicks.users, np.int64)[order], len(clicks.user_ids))
     first: list[str] = list(catalog.products) if known == "catalog" else []
     named = {product_id: row for row, product_id in enumerate(first)}

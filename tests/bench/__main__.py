@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from brokers import KafkaMissing, LocalKafka
 
-from tests.bench import clicks, products
+from tests.bench import clicks, products, retraction
 from tests.bench.report import FIGURE_COLUMNS, Figure, Progress, row, table, where
 from tests.bench.stage import FULL, QUICK
 
@@ -23,6 +23,7 @@ BENCHES = {
     "encode": products.encode,
     "retrievable": products.retrievable,
     "sold_out": products.sold_out,
+    "retraction": retraction.retraction,
     "restart": clicks.restart,
 }
 

@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from encoders.neighbours import NEIGHBOURS
 from encoders.next_click_training import NextClickModel
+from encoders.second_stage import SecondStage
+from encoders.trends import HALF_LIVES
 from encoders.weights import widths_of
 from streams.broker import Outgoing
 from streams.events import EncodeRequest, Offer, ProductVectors, pack_vector
-from streams.factors import Changes, factor_records
+from streams.factors import Changes, NeighbourIds, factor_records
 from tests.bench.stage import Stage, Tell
 
 CHUNK = 500
@@ -97,6 +100,17 @@ def _vectors(on: Stage, product_id: str, fused: Any) -> Outgoing:
     return Outgoing(on.names.product_vectors, product_id.encode(), vectors.model_dump_json().encode())
 
 
+def _neighbours(product_ids: list[str], chance: np.random.Generator) -> list[NeighbourIds]:
+    """Full rows of random neighbours: what ranking reads when a shop has run for long."""
+    shares = np.full(NEIGHBOURS, 1 / NEIGHBOURS, np.float32)
+    picked = chance.integers(len(product_ids), size=(len(product_ids), 2, NEIGHBOURS))
+    rows = [[[product_ids[place] for place in table] for table in tables] for tables in picked.tolist()]
+    return [
+        NeighbourIds(product_id, (after, shares), (together, shares))
+        for product_id, (after, together) in zip(product_ids, rows, strict=True)
+    ]
+
+
 def _factors(on: Stage, product_ids: list[str], chance: np.random.Generator) -> list[Outgoing]:
     model = NextClickModel()
     rows = np.array([model.add_product() for _ in product_ids], np.int32)
@@ -106,8 +120,13 @@ def _factors(on: Stage, product_ids: list[str], chance: np.random.Generator) -> 
         product_ids,
         *model.vectors(rows),
         clicks=clicks.tolist(),
+        lately=np.zeros((len(rows), len(HALF_LIVES)), np.float32),
+        counted_at=np.zeros(len(rows), np.int64),
+        neighbours=_neighbours(product_ids, chance),
         gone=[],
         weights=model.weights(),
+        stage=SecondStage().learned(),
+        content_map=None,
         examples=int(clicks.sum()),
         newest_example_at=time.time(),
     )

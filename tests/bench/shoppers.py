@@ -112,7 +112,7 @@ class Shoppers:
         self.lists += 1
         self.newest[value["user_id"]] = value
         self.newest_at[value["user_id"]] = heard_at
-        for event_id in value.get("event_ids") or [value["event_id"]]:
+        for event_id in value["event_ids"] if "event_ids" in value else [value["event_id"]]:
             self._answered.add(event_id)
             sent_at = self._sent_at.pop(event_id, None)
             if sent_at is not None:

@@ -1,0 +1,146 @@
+"""Freshet itself under evaluation: the learner's and the ranking's own classes, without the topics between them.
+
+What the learner would publish is on the shelf at once, as views of its arrays: rows of the model are rows of the shelf.
+"""
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+
+from encoders.next_click import Floats
+from encoders.next_click_step import Rule
+from encoders.next_click_training import DEFAULT_RULE
+from encoders.ranking_features import HISTORY, JUST_LOOKED_AT
+from encoders.recommender import Request
+from store.history import EVENTS
+from streams.assortment import Assortment
+from streams.evaluation.stream import StreamFacts
+from streams.events import pack_vector
+from streams.examples import Example
+from streams.learning import Learning, TopicIds
+from streams.ranking import Ranker
+from streams.settings import Settings
+from streams.shelf import Shelf
+
+NOT_LISTED = 1e3  # below the next-click score: what is no candidate stands behind the candidates
+NOWHERE = TopicIds("", "", "")
+DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()}
+
+
+class FreshetModel:
+    """A Recommender. With content, products have fused vectors, as an encode role would give them."""
+
+    name = "freshet"
+
+    def __init__(
+        self,
+        facts: StreamFacts,
+        *,
+        seed: int = 0,
+        replays: int = DEFAULTS["learn_replays"],
+        factors: int = 64,
+        rule: Rule = DEFAULT_RULE,
+        event_weights: Mapping[str, float] = DEFAULTS["event_weights"],
+    ) -> None:
+        """Nothing is learned."""
+        self._fused = facts.fused
+        self._replays = replays
+        self._products = 0
+        self._assortment = _OwnAssortment()
+        self._learning = Learning(
+            self._assortment, NOWHERE, seed=seed, event_weights=event_weights, factors=factors, rule=rule
+        )
+        self._shelf = _MirrorShelf()
+        self._ranker = Ranker(self._shelf, length=1, seen_events=())
+        self._is_shown = False  # the shelf is as the model
+
+    def grow(self, products: int) -> None:
+        """Offers of the new rows, and their vectors, have come."""
+        for row in range(self._products, products):
+            key = _key(row)
+            self._assortment.put_offer(key, orjson.dumps({"revision": 1}), ())
+            if self._fused is not None and self._fused[row].any():
+                record = {"fused": pack_vector(self._fused[row])}
+                self._assortment.put_vectors(key, orjson.dumps(record), ())
+        self._products = products
+        self._learning.follow_assortment()
+        self._is_shown = False
+
+    def score(self, request: Request, out: Floats) -> None:
+        """The candidates as the ranking scores them, the others behind by their next-click score."""
+        self._show()
+        history = request.history[:HISTORY]
+        unwanted = np.concatenate((request.excluded, request.history[:JUST_LOOKED_AT]))
+        scored = self._ranker.score([history], [request.ages_s[: len(history)]], [unwanted])[0]
+        out[:] = scored.next_click[: len(out)] - NOT_LISTED
+        out[scored.rows] = scored.scores
+
+    def learn(self, request: Request, row: int, code: int = 3) -> None:
+        """As the clicks role would tell the learner."""
+        history = request.history[:HISTORY]
+        example = Example(
+            _id(row),
+            tuple(map(_id, history.tolist())),
+            request.ages_s[: len(history)],
+            np.isin(history, request.excluded),
+            EVENTS[code],
+            row not in request.excluded and row not in request.history[:JUST_LOOKED_AT],
+        )
+        self._learning.ready.append(example)
+        self._learning.learn(1, self._replays)
+        self._is_shown = False
+
+    def _show(self) -> None:
+        """The shelf holds what the model knows at this moment."""
+        if self._is_shown:
+            return
+        self._shelf.show(self._learning)
+        self._is_shown = True
+
+    def __getstate__(self) -> Mapping[str, Any]:
+        """Views would not be views any more: the shelf is made again."""
+        return vars(self) | {"_shelf": None, "_ranker": None, "_is_shown": False}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+        self._shelf = _MirrorShelf()
+        self._ranker = Ranker(self._shelf, length=1, seen_events=())
+
+
+class _MirrorShelf(Shelf):
+    """Its rows are the model's, and its arrays the learner's own."""
+
+    def show(self, learning: Learning) -> None:
+        """Everything as it is at this moment; what shows it after the next click must be asked for again."""
+        model = learning.model
+        weights, context, offset, bias = model.served()
+        products = len(context)
+        if self.context.shape != context.shape:
+            self.product_ids = list(map(_id, range(products)))
+            self.target = np.empty_like(context)
+        self.weights, self.context, self.bias = weights, context, bias
+        np.add(context, offset, out=self.target)
+        self.listable = self.has_factors = model.known
+        self.clicks = model.clicks[:products]
+        self.stage.show(learning.stage.knowledge(self.clicks), learning.stage.serving().reranker)
+
+
+class _OwnAssortment(Assortment):
+    """One that pickles: nobody else holds its lock."""
+
+    def __getstate__(self) -> Mapping[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "lock"}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state, lock=threading.Lock())
+
+
+def _id(row: int) -> str:
+    return f"{row:09d}"  # the learner gives rows to new products in the order of their ids
+
+
+def _key(row: int) -> bytes:
+    return _id(row).encode()

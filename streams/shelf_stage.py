@@ -1,0 +1,156 @@
+"""The second stage as it serves: what the shelf knows of neighbours, trends and contents, by the shelf's rows."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.content_lift import AXES, ContentMap, Lift, fit_map, new_lift
+from encoders.neighbours import NEIGHBOURS, Neighbours, drop_neighbours, no_neighbours
+from encoders.next_click import ABSENT, Floats, Mask, Rows
+from encoders.ranking_features import Knowledge
+from encoders.reranker import Reranker, new_reranker
+from encoders.second_stage import longer
+from encoders.trends import Trends, no_trends
+from streams.events import unpack_vector
+
+STAGE_KEY = "second-stage"
+OWN_MAP_PRODUCTS_MIN = 2  # with a vector, before contents are mapped without the learner's map
+
+Version = tuple[int, int]
+
+
+class ShelfStage:
+    """Filled by the shelf, under its lock. Before the learner has told anything, rankings are the readable blend."""
+
+    def __init__(self) -> None:
+        self.content_map: ContentMap | None = None
+        self.reranker: Reranker = new_reranker()[0]
+        self._k = Knowledge(
+            np.zeros(0, np.int64),
+            np.zeros((0, AXES), np.float32),
+            no_trends(0),
+            no_neighbours(0),
+            no_neighbours(0),
+            new_lift(),
+            0,
+        )
+        self._neighbour_version: NDArray[np.int64] = np.zeros((0, 2), np.int64)
+        self._versions: dict[str, Version] = {}  # by the key of model-weights
+        self._map_is_own = True
+
+    def knowledge(self, clicks: NDArray[np.int64]) -> Knowledge:
+        """All that a ranking reads, with the learned clicks (P,) of each product; views."""
+        return self._k._replace(clicks=clicks)
+
+    @property
+    def is_learned(self) -> bool:
+        """True once the learner has told what its re-ranker knows."""
+        return STAGE_KEY in self._versions
+
+    def is_newer(self, record: Mapping[str, Any]) -> bool:
+        """True if no later record of this name has been put."""
+        version = (record["epoch"], record["sequence"])
+        if version < self._versions.get(record["name"], (0, 0)):
+            return False
+        self._versions[record["name"]] = version
+        return True
+
+    def show(self, knowledge: Knowledge, reranker: Reranker) -> None:
+        """All as the learner has it, in the same rows: views of what it goes on changing."""
+        self._k, self.reranker = knowledge, reranker
+        self._versions[STAGE_KEY] = (0, 0)
+
+    # --- rows ----------------------------------------------------------------------------------------------------
+
+    def grow(self, rows: int) -> None:
+        """There is room for so many."""
+        k = self._k
+        self._k = k._replace(
+            content=longer(k.content, rows),
+            trends=Trends(*(longer(array, rows) for array in k.trends)),
+            after=Neighbours(*(longer(array, rows) for array in k.after)),
+            together=Neighbours(*(longer(array, rows) for array in k.together)),
+        )
+        self._neighbour_version = longer(self._neighbour_version, rows)
+
+    def clear(self, row: int) -> None:
+        """Another product has this row now."""
+        self._k.content[row] = 0.0
+        self._k.trends.counts[row] = 0.0
+        self._neighbour_version[row] = 0
+
+    def forget(self, rows: Rows) -> None:
+        """These rows are nobody's neighbours any more."""
+        gone = np.zeros(len(self._k.content), np.bool_)
+        gone[rows] = True
+        drop_neighbours(self._k.after, gone)
+        drop_neighbours(self._k.together, gone)
+
+    # --- records -------------------------------------------------------------------------------------------------
+
+    def put_trends(self, row: int, lately: list[float], counted_at: int) -> None:
+        """From a record of item-factors."""
+        self._k.trends.counts[row] = lately
+        self._k.trends.counted_at[row] = counted_at
+
+    def put_neighbours(self, row: int, record: Mapping[str, Any], row_of: Callable[[str], int]) -> None:
+        """A record of item-neighbours; row_of gives each product a row."""
+        version = (record["epoch"], record["sequence"])
+        if version < tuple(self._neighbour_version[row]):
+            return
+        for name in ("after", "together"):
+            rows = [row_of(product_id) for product_id in record[name]["product_ids"]][:NEIGHBOURS]
+            table: Neighbours = getattr(self._k, name)  # row_of may have made it longer
+            table.ids[row], table.shares[row] = ABSENT, 0.0
+            table.ids[row, : len(rows)] = rows
+            table.shares[row, : len(rows)] = unpack_vector(record[name]["shares"])[: len(rows)]
+        self._neighbour_version[row] = version
+
+    def drop_neighbours_of(self, row: int) -> None:
+        """A null record of item-neighbours."""
+        for table in (self._k.after, self._k.together):
+            table.ids[row], table.shares[row] = ABSENT, 0.0
+        self._neighbour_version[row] = 0
+
+    def put_stage(self, record: Mapping[str, Any]) -> None:
+        """The record `second-stage` of model-weights."""
+        lift = new_lift()
+        self._k = self._k._replace(lift=Lift(*_unpacked(record["lift"], lift)), now=record["now"])
+        self.reranker = Reranker(*_unpacked(record["reranker"], new_reranker()[0]))
+
+    def put_map(self, record: Mapping[str, Any], fused: Floats, has_vector: Mask) -> None:
+        """The record `content-map` of model-weights; contents of all fused vectors (P, W) follow it."""
+        mean, axes = unpack_vector(record["mean"]), unpack_vector(record["axes"])
+        self._map_is_own = False
+        self._use_map(ContentMap(mean, axes.reshape(len(mean), -1), record["products"]), fused, has_vector)
+
+    def put_vector(self, row: int, fused: Floats | None) -> None:
+        """A product's fused vector (W,); None: it has none."""
+        if fused is None:
+            self._k.content[row] = 0.0
+        elif self.content_map is not None and len(fused) == len(self.content_map.mean):
+            self._k.content[row] = self.content_map.apply(fused[None])[0]
+
+    def map_alone(self, fused: Floats, has_vector: Mask) -> None:
+        """Without a map of the learner's, contents are mapped here, anew when there are twice as many vectors."""
+        count = int(has_vector.sum()) if self._map_is_own else 0
+        known = 0 if self.content_map is None else self.content_map.products
+        if count >= max(OWN_MAP_PRODUCTS_MIN, 2 * known):
+            self._use_map(fit_map(fused[: len(has_vector)][has_vector]), fused, has_vector)
+
+    def _use_map(self, content_map: ContentMap, fused: Floats, has_vector: Mask) -> None:
+        self.content_map = content_map
+        self._k.content[:] = 0.0
+        rows = np.flatnonzero(has_vector)
+        if len(rows) and fused.shape[1] == len(content_map.mean):
+            self._k.content[rows] = content_map.apply(fused[rows])
+
+
+def _unpacked(packed: Mapping[str, str], like: Lift | Reranker) -> list[Floats]:
+    """Arrays in the order and the shapes of the named tuple.
+
+    Copies: what was unpacked is read-only, for which everything compiled would be compiled once more, at a click.
+    """
+    return [unpack_vector(packed[name]).reshape(array.shape).copy() for name, array in like._asdict().items()]
