@@ -118,7 +118,7 @@ class Settings(BaseSettings):
 
     # Look-alikes
     embeddings_per_s: int = Field(
-        100, ge=0, le=100_000, description="user embeddings published per second, at most; 0 = no look-alikes"
+        200, ge=0, le=100_000, description="user embeddings published per second, at most; 0 = no look-alikes"
     )
 
     # Interface

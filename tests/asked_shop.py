@@ -1,20 +1,24 @@
-"""Three products and a user in real stores behind an Api, for tests that ask it."""
+"""Three products and a user in real stores and on a shelf behind an Api, for tests that ask it."""
 
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+from shelves import factors, neighbours, offer, weights
 
 from store.database import open_database
 from store.products import ProductStore
 from store.records import Click, ProductRow, UserRow
+from store.user_vectors import UserPoint
 from store.users import UserStore
 from store.vectors import OfferPoint, VectorPoint, VectorStore, open_vectors
 from streams.api import Api
 from streams.broker import Broker, BrokerUnavailable
+from streams.look_alikes import LookAlikes
 from streams.ports import free_port
 from streams.settings import Settings
+from streams.shelf import Shelf
 from streams.status import StatusBoard
 
 BALL = "15CM CHRISTMAS GLASS BALL 20 LIGHTS/A"
@@ -45,6 +49,7 @@ class AskedShop:
         self.products = ProductStore(open_database(None, home, "products"))
         self.users = UserStore(open_database(None, home, "users"))
         self.vectors: VectorStore = open_vectors(None, None, home, "")
+        self.shelf = Shelf()
         self.board = StatusBoard(Broker(self.settings), "worker-status")
         self.replicas = replicas
         self.api = Api(
@@ -53,6 +58,8 @@ class AskedShop:
             products=self.products,
             vectors=self.vectors,
             recommend=self.recommend,
+            neighbours=self.shelf.neighbours,
+            look_alikes=LookAlikes(self.shelf, self.users, self.vectors, self.settings).of,
             board=self.board,
             replicas=replicas,
         )
@@ -84,6 +91,25 @@ class AskedShop:
         self.vectors.put_vectors(
             [VectorPoint(i, 1, {"fused": np.array(place, np.float32)}) for i, place in places.items()]
         )
+        self.vectors.ensure_users(2)
+        self.fill_shelf(places)
+
+    def fill_shelf(self, places: dict[str, list[float]]) -> None:
+        """The same products; the ball has neighbours, of which one was never published."""
+        shelf = self.shelf
+        for product_id, title in TITLES.items():
+            shelf.put_offer(product_id.encode(), offer(title=title), ())
+            shelf.put_factors(product_id.encode(), factors(places[product_id]), ())
+        together, after = {"c": 0.25, "b": 0.5, "gone": 0.75}, {"c": 0.125}
+        shelf.put_neighbours(BALL.encode(), neighbours(after, together), ())
+        shelf.put_weights(b"next-click", weights(), ())
+
+    def have(self, user_id: str, embedding: list[float] | None, *product_ids: str, epoch: int = 1) -> None:
+        """A user who clicked these products, the newest first, and her embedding in the vector store."""
+        clicks = [Click(product_id, "view_item", 100.0 - place) for place, product_id in enumerate(product_ids)]
+        self.users.write([UserRow(user_id, 1, clicks, (), {"topic/0": 8})])
+        if embedding is not None:
+            self.vectors.put_users([UserPoint(user_id, 1, epoch, np.array(embedding, np.float32), 1e12)])
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(transport=httpx.ASGITransport(self.api.app), base_url="http://api")

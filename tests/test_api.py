@@ -10,8 +10,10 @@ import httpx
 import numpy as np
 import pytest
 from asked_shop import BALL, AskedShop, ReplicasAtHand
+from shelves import offer
 
 from store.records import StoreUnavailable, UserRow
+from store.user_vectors import UserPoint
 from streams.broker import Broker
 from streams.events import WorkerStatus
 from streams.ports import PortTaken, listen
@@ -85,8 +87,41 @@ async def test_similar_products_come_nearest_first_without_the_product_itself(sh
 
 
 async def test_a_modality_without_vectors_has_nothing_similar(shop: AskedShop) -> None:
-    code, made = await ask(shop, "/products/b/similar", name="text")
+    code, made = await ask(shop, "/products/b/similar", by="text")
     assert (code, made["items"]) == (200, [])
+
+
+async def test_what_goes_with_a_product_comes_by_share_with_titles_if_it_can_be_had(shop: AskedShop) -> None:
+    path = f"/products/{BALL}/similar"
+    bauble, cup = ({"product_id": i, "title": t, "score": s} for i, t, s in (("b", "Bauble", 0.5), ("c", "Cup", 0.25)))
+    assert await ask(shop, path, by="together") == (200, {"product_id": BALL, "by": "together", "items": [bauble, cup]})
+    assert (await ask(shop, path, by="together", limit=1))[1]["items"] == [bauble]
+    assert (await ask(shop, path, by="next"))[1]["items"] == [cup | {"score": 0.125}]
+    shop.shelf.put_offer(b"b", offer(2, state="sold_out"), ())
+    assert (await ask(shop, path, by="together"))[1]["items"] == [cup]
+    assert (await ask(shop, "/products/b/similar", by="together"))[1]["items"] == [], "one that is sold out is known"
+
+
+async def test_look_alikes_come_nearest_first_with_what_they_clicked_last_that_she_has_not(shop: AskedShop) -> None:
+    # Ann's last click was the ball, the one before it the bauble: her embedding is (1, 0) + .5 (.9, .1).
+    shop.have("bob", [0.0, 2.0], "c", "b", "c", "gone")
+    shop.have("cat", [3.0, 0.0], "b", BALL)
+    shop.have("old", [1.0, 0.0], "c", epoch=0)
+    shop.vectors.put_users([UserPoint("row is gone", 1, 1, np.array([1, 0], np.float32), 1e12)])
+    code, made = await ask(shop, "/users/ann%2F1/look-alikes")
+    assert (code, made["user_id"], made["epoch"]) == (200, "ann/1", 1)
+    cat, bob = made["users"]
+    assert (cat["user_id"], cat["clicked"]) == ("cat", [])
+    assert (bob["user_id"], bob["clicked"]) == ("bob", [{"product_id": "c", "title": "Cup"}])
+    length = np.hypot(1.45, 0.05)
+    assert [cat["score"], bob["score"]] == pytest.approx([1.45 / length, 0.05 / length], abs=1e-5)
+    assert [one["user_id"] for one in (await ask(shop, "/users/ann/1/look-alikes", limit=1))[1]["users"]] == ["cat"]
+
+
+async def test_who_clicked_nothing_that_the_model_knows_has_no_look_alikes(shop: AskedShop) -> None:
+    shop.have("cat", [1.0, 0.0], BALL)
+    shop.have("new", None, "gone")
+    assert await ask(shop, "/users/new/look-alikes") == (200, {"user_id": "new", "epoch": 1, "users": []})
 
 
 # --- what is held ------------------------------------------------------------------------------------------------
@@ -120,8 +155,11 @@ async def test_all_that_is_held_of_a_product_is_shown(shop: AskedShop) -> None:
         ("/users/bob", 404, "nothing is held of a user 'bob': she has no click yet, was forgotten, or the id is missp"),
         ("/products/x/y", 404, "there is no product 'x/y': it was not published yet, was deleted, or the id is misspe"),
         ("/products/x/similar", 404, "there is no product 'x': it was not published yet"),
+        ("/products/x/similar?by=together", 404, "there is no product 'x': it was not published yet"),
+        ("/products/gone/similar?by=next", 404, "there is no product 'gone': it was not published yet"),
+        ("/users/bob/look-alikes", 404, "nothing is held of a user 'bob': she has no click yet, was forgotten"),
         ("/products/b/similar?limit=0", 422, "limit: Input should be greater than or equal to 1"),
-        ("/products/b/similar?name=smell", 422, "name: Input should be 'fused', 'image' or 'text'"),
+        ("/products/b/similar?by=smell", 422, "by: Input should be 'fused', 'image', 'text', 'together' or 'next'"),
         ("/nothing", 404, "there is nothing at /nothing: see /status, /users/ID/recommendations"),
     ],
 )
@@ -134,11 +172,22 @@ async def test_errors_say_what_to_do_next(shop: AskedShop, path: str, code: int,
     assert detail in response.json()["detail"]
 
 
-async def test_before_the_replicas_are_full_there_are_no_lists(shop: AskedShop) -> None:
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("/users/ann/recommendations", "lists"),
+        ("/users/ann/look-alikes", "look-alikes"),
+        (f"/products/{BALL}/similar?by=next", "neighbours"),
+    ],
+)
+async def test_before_the_replicas_are_full_there_is_nothing_of_the_shelf(
+    shop: AskedShop, path: str, what: str
+) -> None:
     async with shop.client() as client:
-        response = await client.get("/users/ann/recommendations")
+        response = await client.get(path)
     assert response.status_code == 503
-    assert response.json()["detail"].startswith("no lists yet: the offers and factors are still being read; try again")
+    told = f"no {what} yet: the offers and factors are still being read; try again"
+    assert response.json()["detail"].startswith(told)
 
 
 async def test_a_store_that_is_away_is_told_and_a_defect_shows_no_traceback(

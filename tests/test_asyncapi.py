@@ -49,6 +49,7 @@ def test_every_consumed_topic_has_its_dead_letters() -> None:
         "product-index.dead-letters",
         "product-vectors.dead-letters",
         "user-clicks.dead-letters",
+        "user-embeddings.dead-letters",
     ]
 
 

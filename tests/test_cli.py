@@ -70,8 +70,8 @@ def settings(tansu: EmbeddedBroker, broker_settings: MakeSettings, freshet: Fres
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> Iterator[Settings]:
-    """Settings that find a running api."""
+def asked_shop(tmp_path: Path) -> Iterator[AskedShop]:
+    """A shop whose api runs."""
     shop = AskedShop(tmp_path / "home", ReplicasAtHand())
     shop.fill()
     thread = threading.Thread(target=lambda: asyncio.run(shop.api.run()))
@@ -81,10 +81,16 @@ def asked(tmp_path: Path) -> Iterator[Settings]:
     while shop.api.status()["state"] != "running" or not _answers(url):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    yield shop.settings
+    yield shop
     shop.api.stop()
     thread.join(20)
     shop.vectors.close()
+
+
+@pytest.fixture
+def asked(asked_shop: AskedShop) -> Settings:
+    """Settings that find a running api."""
+    return asked_shop.settings
 
 
 def _answers(url: str) -> bool:
@@ -200,7 +206,7 @@ def test_topics_are_created_once_and_shown(freshet: Freshet, settings: Settings)
     again = freshet("topics", "create", settings=settings)
     assert (again.exit_code, again.stdout) == (0, "every topic exists\n")
     shown = json.loads(freshet("topics", "show", "--json", settings=settings).stdout)
-    assert len(shown) == 15
+    assert len(shown) == 18
     assert all(topic["topic_id"] for topic in shown)
     table = freshet("topics", "show", settings=settings).stdout
     assert re.search(rf"{settings.namespace}.product-index +4 +compacted +yes", table)
@@ -290,7 +296,7 @@ def test_dead_letters_are_listed_with_their_reasons(freshet: Freshet, settings: 
     refused(
         freshet("dead-letters", "list", "--topic", "clicks", settings=settings),
         1,
-        rf"no dead letters are kept of 'clicks': take one of {other}, .*{topic}",
+        rf"no dead letters are kept of 'clicks': take one of {other}, .*{settings.namespace}.user-embeddings",
     )
 
 
@@ -337,7 +343,35 @@ def test_lists_are_shown_by_title(freshet: Freshet, asked: Settings) -> None:
     assert made["items"][0]["product_id"] == BALL
     table = freshet("similar", BALL, settings=asked).stdout
     assert re.search(r"0\.99\d +Bauble +b *\n0\.000 +Cup +c *\n", table)
-    assert json.loads(freshet("similar", BALL, "--name", "text", "--json", settings=asked).stdout)["items"] == []
+    assert json.loads(freshet("similar", BALL, "--by", "text", "--json", settings=asked).stdout)["items"] == []
+
+
+def test_what_goes_with_a_product_is_shown_by_share_and_where_nothing_does_it_says_so(
+    freshet: Freshet, asked: Settings
+) -> None:
+    table = freshet("similar", BALL, "--by", "together", settings=asked).stdout
+    assert re.search(rf"share +together with {BALL} +product_id *\n0\.500 +Bauble +b *\n0\.250 +Cup +c *\n", table)
+    table = freshet("similar", BALL, "--by", "next", settings=asked).stdout
+    assert re.search(rf"share +next after {BALL} +product_id *\n0\.125 +Cup +c *\n", table)
+    none = freshet("similar", "b", "--by", "next", settings=asked).stdout
+    assert none == "nothing next after b yet: the learner has told of none, or they cannot be had now\n"
+    none = freshet("similar", "b", "--by", "text", settings=asked).stdout
+    assert none == "nothing like b yet: no vector of that name has come, of it or of others\n"
+    refused(freshet("similar", "x", "--by", "next", settings=asked), 1, r"there is no product 'x': it was not .*")
+
+
+def test_look_alikes_are_shown_with_what_they_clicked_last(freshet: Freshet, asked_shop: AskedShop) -> None:
+    settings = asked_shop.settings
+    none = freshet("similar", "--user", "ann/1", settings=settings).stdout
+    assert none.startswith("nobody like ann/1 yet: no others of this epoch of the learner, or her products are not ")
+    asked_shop.have("bob", [0.0, 2.0], "c", "b")
+    table = freshet("similar", "--user", "ann/1", settings=settings).stdout
+    assert re.search(r"cosine +like ann/1 +clicked last, new to her *\n0\.034 +bob +Cup *\n", table)
+    made = json.loads(freshet("similar", "--user", "ann/1", "--json", settings=settings).stdout)
+    assert [one["user_id"] for one in made["users"]] == ["bob"]
+    refused(freshet("similar", "--user", "eve", settings=settings), 1, r"nothing is held of a user 'eve': .*")
+    for arguments in ((), (BALL, "--user", "ann/1")):
+        assert freshet("similar", *arguments, settings=settings).exit_code == 2
 
 
 def test_what_is_held_is_shown(freshet: Freshet, asked: Settings) -> None:

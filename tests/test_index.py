@@ -38,7 +38,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def role(store: VectorStore, tmp_path: Path) -> IndexRole:
-    role = IndexRole(Settings(home=tmp_path), NAMES, store, "ab12", WIDTHS)
+    role = IndexRole(Settings(home=tmp_path), NAMES, store, "ab12", WIDTHS, 2)
     asyncio.run(role.start())
     return role
 

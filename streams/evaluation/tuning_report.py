@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from encoders.next_click import Floats
 from streams.evaluation.comparison import Difference, compare
 from streams.evaluation.report import command, commit, table, where
 from streams.evaluation.tuning import ClickSet, Search
@@ -86,7 +85,7 @@ def markdown(trials: Sequence[Trial], search: Search, sets: Sequence[ClickSet], 
         f"The best trials, and {title} on each set:",
         table(
             ("trial", "of the defaults", *(each.label for each in sets), "update us", "settings"),
-            [_trial_row(trial, search) for trial in _shown(trials)],
+            [_trial_row(trial, search, len(sets)) for trial in _shown(trials)],
         ),
     ]
     if best.number == 0:
@@ -109,7 +108,7 @@ def markdown(trials: Sequence[Trial], search: Search, sets: Sequence[ClickSet], 
         ]
         verdict = "; ".join(f"It diverged on {text}" for text in broken) or _verdict(whole, search)
         parts += [
-            f"Trial {best.number} against the defaults on clicks after those, which took no part in the choice. {verdict}",
+            f"Trial {best.number} against the defaults on the clicks after those, no part of the choice. {verdict}",
             _comparison(whole, search),
         ]
     return "\n\n".join(parts)
@@ -121,10 +120,10 @@ def _what(trials: Sequence[Trial], search: Search) -> str:
     every = f", 1 in {plan.every}" if plan.every > 1 else ""
     return (
         f"{len(trials) - 1:,} trials, {how}, seed {plan.seed}; each click is predicted, then learned, and after the "
-        f"first {plan.warm_up:.0%} the new and known ones are judged{every}. Of the defaults: the mean over the sets of "
-        f"{TITLES[search.measure]}, as a multiple of what the defaults have on the same set. ± is the standard error of "
-        "one figure; what two have on the same clicks differs by less than that says. Update: mean time to learn one "
-        "click."
+        f"first {plan.warm_up:.0%} those on known products, new to their user, are judged{every}. Of the defaults: the "
+        f"mean over the sets of {TITLES[search.measure]}, as a multiple of what the defaults have on the same set. ± "
+        "is the standard error of one figure; it allows for likeness among the clicks of a user. Update: mean time to "
+        "learn one click."
     )
 
 
@@ -139,10 +138,13 @@ def _defaults_row(each: ClickSet, result: Result, measure: str) -> list[str]:
     ]
 
 
-def _trial_row(trial: Trial, search: Search) -> list[str]:
+def _trial_row(trial: Trial, search: Search, sets: int) -> list[str]:
     name = str(trial.number) if trial.number else "defaults"
     figures = [_figure(result.figures, search.measure) for result in trial.results]
-    return [name, f"{trial.relative:.4f}", *figures, _microseconds(trial.results), _settings(search.names, trial)]
+    figures = figures or [""] * sets
+    settings = _settings(search.names, trial) if trial.number else ""
+    said = f"{settings} (diverged)" if trial.broke else settings
+    return [name, f"{trial.relative:.4f}", *figures, _microseconds(trial.results), said]
 
 
 def _comparison(pairs: Sequence[tuple[ClickSet, Result, Result]], search: Search) -> str:
@@ -188,7 +190,9 @@ def _defaults(trials: Iterable[Trial]) -> Trial:
 
 
 def _settings(names: Iterable[str], trial: Trial) -> str:
-    return ", ".join(f"{name} {trial.values[name]:.3g}" for name in names)
+    return ", ".join(
+        f"{name} {value:,}" if isinstance(value := trial.values[name], int) else f"{name} {value:.3g}" for name in names
+    )
 
 
 def _microseconds(results: Sequence[Result]) -> str:

@@ -1,4 +1,4 @@
-"""One choice of settings taken through one set of clicks: in worker processes, which end with the one that made them."""
+"""One choice of settings taken through one set of clicks: in workers, processes that end with whoever made them."""
 
 import multiprocessing
 import os
