@@ -44,12 +44,29 @@ def similar(
     as_json: Json = False,
 ) -> None:
     """The products that are most like this one."""
-    made = _ask(f"/products/{quote(product, safe='')}/similar", limit=limit, name=name)
+    path = f"/products/{quote(product, safe='')}"
+    made = _ask(f"{path}/similar", limit=limit, name=name)
     if as_json:
         print_json(made)
         return
+    if not made["items"]:
+        raise Failure(_why_none_is_similar(product, name, _ask(path)))
     rows = [(f"{item['score']:.3f}", item["offer"].get("title", ""), item["product_id"]) for item in made["items"]]
     print_table(("cosine", f"like {product}", "product_id"), rows)
+
+
+def _why_none_is_similar(product: str, name: str, held: dict[str, Any]) -> str:
+    """What is missing, from all that is held of the product."""
+    point, row = held["point"] or {}, held["row"] or {}
+    if "error" in point:
+        return f"what is like {product!r} is not known: {point['error']}"
+    if name in point.get("widths", {}):
+        return f"nothing is like {product!r}: no other product that is for sale has the vector {name!r}"
+    why = "it is still to be encoded"
+    if name == "image":
+        reasons = {"none": "it has no image_links", "missing": row.get("image_reason")}
+        why = reasons.get(str(row.get("image_state"))) or why
+    return f"{product!r} has no vector {name!r}: {why}. All that is held of it: `freshet show product ID`"
 
 
 @app.command(rich_help_panel="Ask")
@@ -88,7 +105,11 @@ def _one_line(made: dict[str, Any]) -> str:
 
 
 @app.command(rich_help_panel="Ask")
-def show(what: Literal["user", "product"], id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+def show(
+    what: Literal["user", "product"],
+    id: Annotated[str, typer.Argument(metavar="ID")],
+    _as_json: Annotated[bool, typer.Option("--json", help="Print JSON, as always here.")] = False,
+) -> None:
     """All that is held of a user or a product, with revisions and source offsets, as JSON."""
     print_json(_ask(f"/{what}s/{quote(id, safe='')}"))
 

@@ -268,6 +268,7 @@ class Learner:
     def status(self) -> dict[str, Any]:
         """What `streams.events.WorkerStatus` tells of a role."""
         details: dict[str, Any] = {"epoch": self._lease.epoch, "replays": self._pace.replays}
+        details["replica_malformed"] = self._replica.malformed
         if self._learning is not None:
             details |= self._learning.details()
         if self._published_newest_at:
