@@ -51,11 +51,13 @@ clean:  ## Remove .venv and caches; .freshet, where data lives, stays
 .venv/.demo: $(PINS) | .venv/bin/pip
 	@echo 'Installing into .venv: 3.4 GB to fetch (torch, above all), which takes minutes.'
 	@$(PIP) --editable '.[embedded]'
+	@.venv/bin/python -m streams.compiling
 	@touch $@
 
 .venv/.test: $(PINS) | .venv/bin/pip
 	@echo 'Installing into .venv, the tools of the tests included: 3.4 GB to fetch (torch, above all), which takes minutes.'
 	@$(PIP) --editable '.[embedded,postgresql,evaluate,dev]'
+	@.venv/bin/python -m streams.compiling
 	@touch $@
 
 .venv/bin/pip:

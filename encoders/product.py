@@ -46,6 +46,10 @@ def product_content(
     return ProductContent(text.headline, picture, text.details)
 
 
+class UnknownDevice(ValueError):
+    """The device is none that torch has here."""
+
+
 class ProductEncoder:
     """Owns both models. One thread at a time may use it."""
 
@@ -55,15 +59,13 @@ class ProductEncoder:
         device   "auto" (cuda where there is one), "cpu", "cuda", "cuda:1", ...
         threads  of torch on a CPU, for the whole process
 
-        Raises UnknownSource if a source's weights cannot be had.
+        Raises UnknownSource if a source's weights cannot be had, UnknownDevice.
         """
         import torch
 
         image_weights, text_weights = find_weights(image_source, "image"), find_weights(text_source, "text")
         torch.set_num_threads(threads)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = device
+        self.device = device = _find_device(device)
         self.fingerprint = fingerprint_of(image_source, text_source)
         self.widths = widths_of(image_source, text_source)
         self._image = ImageEncoder(image_weights, device=device)
@@ -93,6 +95,24 @@ class ProductEncoder:
     def _texts(self, batch: Sequence[ProductContent]) -> list[Vector | None]:
         vectors = self._text.encode([product.text for product in batch] + [product.details for product in batch])
         return [_weigh(vectors[i], vectors[i + len(batch)]) for i in range(len(batch))]
+
+
+def _find_device(name: str) -> str:
+    """The device of this name, "auto" resolved. Raises UnknownDevice; one that is there but taken is no such case."""
+    import torch
+
+    cuda_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return "cuda" if cuda_devices else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UnknownDevice(f"torch knows no device {name!r}: take auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and (device.index or 0) >= cuda_devices:
+        raise UnknownDevice(f"there is no device {name!r} here, torch finds {cuda_devices} of CUDA: take auto or cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UnknownDevice(f"there is no device {name!r} here: take auto or cpu")
+    return name
 
 
 def _weigh(headline: Vector | None, details: Vector | None) -> Vector | None:

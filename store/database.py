@@ -30,20 +30,19 @@ from sqlalchemy import (
     exc,
     inspect,
     literal_column,
-    make_url,
     select,
     text,
 )
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.schema import CreateSchema
 
+from store.postgresql import postgresql_engine
 from store.records import StaleRows, StoreUnavailable
 
 metadata = MetaData()
 facts = Table("facts", metadata, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
 
 BUSY_TIMEOUT_S = 5.0  # SQLite: waiting for another writer; below the time a process has to stop
-CONNECT_TIMEOUT_S = 5
 IDS_PER_STATEMENT = 500
 SCHEMA_LOCK = 470_211_123  # advisory lock in PostgreSQL: one process at a time changes the schema
 
@@ -60,7 +59,7 @@ def open_database(url: str | None, home: Path, name: str, namespace: str = "") -
     url        None for the SQLite file home/<namespace>/<name>.db, else the URL of a PostgreSQL database
     namespace  keeps shops apart: a folder for SQLite, a schema for PostgreSQL ("" = public)
 
-    Raises StoreUnavailable if the database does not answer, SchemaTooNew, and ValueError for another kind of URL.
+    Raises StoreUnavailable if the database does not answer, SchemaTooNew, and WrongDatabase.
     """
     if url is None:
         return _open_sqlite(home / namespace / f"{name}.db")
@@ -197,22 +196,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _open_postgresql(url: str, schema: str) -> Engine:
-    address = make_url(url)
-    if address.get_backend_name() not in ("postgresql", "postgres"):
-        raise ValueError(f"a database URL begins with postgresql://, not {address.drivername}://; unset it for SQLite")
-    # A server that vanished without a word is noticed after 10 s instead of the system's 15 minutes.
-    waits = {"connect_timeout": CONNECT_TIMEOUT_S, "tcp_user_timeout": 10_000}
-    engine = create_engine(address.set(drivername="postgresql+psycopg"), connect_args=waits)
-
-    def prepare(connection: Any, _: Any) -> None:
-        try:
-            connection.execute(f'SET search_path TO "{schema}"')
-            connection.commit()
-        except BaseException:  # a server that is going down: the pool does not know this connection yet
-            connection.close()
-            raise
-
-    event.listen(engine, "connect", prepare)
+    engine = postgresql_engine(url, schema)
     with _disposed_on_failure(engine):
         _upgrade(engine, schema)
     return engine

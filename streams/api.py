@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, Protocol
 
@@ -21,8 +21,10 @@ from store.records import StoreUnavailable
 from store.users import UserStore
 from store.vectors import UnknownProduct, VectorStore
 from streams.broker import BrokerUnavailable
+from streams.health import Backlog, Backlogs
 from streams.look_alikes import UnknownUser
 from streams.ports import listen
+from streams.replicas import ReplicaEnded
 from streams.settings import Settings
 from streams.shelf import Neighbour, Neighbourhood
 from streams.status import StatusBoard
@@ -40,7 +42,12 @@ CLOSE_WITHIN_S = 2
 class Replicas(Protocol):
     """The views that `recommend` reads; start() returns when they are full and may raise BrokerUnavailable."""
 
+    malformed: int  # records that were skipped
+
     async def start(self) -> None: ...
+
+    def check(self) -> None:
+        """Raises ReplicaEnded if they are not kept up to date any more."""
 
     async def stop(self) -> None: ...
 
@@ -67,12 +74,14 @@ class Api:
         look_alikes: Recommend,
         board: StatusBoard,
         replicas: Replicas,
+        backlogs: Callable[[], Mapping[str, Backlog]] | None = None,
     ) -> None:
         """Nothing listens yet.
 
         recommend  (user_id, limit) -> a list as on the topic `recommendations`; runs in any thread, once the
-                   replicas are full, also for a user who is not known
+                   replicas are full, also for a user who is not known; may raise ReplicaEnded
         neighbours, look_alikes  as Shelf.neighbours and LookAlikes.of; like recommend
+        backlogs   what waits for each role, by its name, called in any thread; None: the broker is asked
         """
         self._settings = settings
         self._users = users
@@ -83,7 +92,8 @@ class Api:
         self._look_alikes = look_alikes
         self._board = board
         self._replicas = replicas
-        self._replicas_lack: str | None = "the offers and factors are still being read"
+        self._backlogs = backlogs or Backlogs(settings).now
+        self._lack_at_start: str | None = "the offers and factors are still being read"
         self._answered = 0
         self._started = False
         self.app = self._make_app()
@@ -122,14 +132,15 @@ class Api:
     def status(self) -> dict[str, Any]:
         """What `streams.events.WorkerStatus` tells of a role; its events are answered requests."""
         state = "stopping" if self._server.should_exit else "running" if self._started else "starting"
+        lack = self._lack()
         return {
-            "state": "waiting" if state == "running" and self._replicas_lack else state,
-            "reason": self._replicas_lack,
+            "state": "waiting" if state == "running" and lack else state,
+            "reason": lack,
             "events": self._answered,
             "lag": 0,
             "oldest_unprocessed_s": 0.0,
             "dead_letters": 0,
-            "details": {},
+            "details": {"replica_malformed": self._replicas.malformed},
         }
 
     async def _fill(self) -> None:
@@ -138,11 +149,19 @@ class Api:
             try:
                 await self._replicas.start()
             except BrokerUnavailable as away:
-                self._replicas_lack = str(away)
+                self._lack_at_start = str(away)
                 await asyncio.sleep(1.0)
             else:
-                self._replicas_lack = None
+                self._lack_at_start = None
                 return
+
+    def _lack(self) -> str | None:
+        """What the replicas lack for lists to be made."""
+        try:
+            self._replicas.check()
+        except ReplicaEnded as ended:
+            return _remedy(ended)
+        return self._lack_at_start
 
     # --- what is asked -------------------------------------------------------------------------------------------
 
@@ -189,8 +208,9 @@ class Api:
             raise HTTPException(404, _no_user(user_id)) from unknown
 
     def _need_replicas(self, what: str) -> None:
-        if self._replicas_lack:
-            raise HTTPException(503, f"no {what} yet: {self._replicas_lack}; try again in a moment")
+        self._replicas.check()
+        if self._lack_at_start:
+            raise HTTPException(503, f"no {what} yet: {self._lack_at_start}; try again in a moment")
 
     def user(self, user_id: str) -> dict[str, Any]:
         """All that is held of a user, with the revision and the offsets of the events that made the row."""
@@ -226,9 +246,11 @@ class Api:
         return JSONResponse({"ready": not missing, "missing": missing}, 503 if missing else 200)
 
     def everything(self) -> dict[str, Any]:
-        """What each role says of itself, and the counts of each store, or why there are none."""
+        """What each role says of itself and has still to do, and the counts of each store, or why there are none."""
         counts = {"products": self._products.counts, "users": self._users.counts, "vectors": self._vectors.count}
-        return self._board.summary(time.time()) | {"stores": {name: _counted(count) for name, count in counts.items()}}
+        stores = {name: _counted(count) for name, count in counts.items()}
+        backlogs = self._backlogs()
+        return self._board.summary(time.time(), backlogs) | {"stores": stores}
 
     def _missing(self, now: float) -> Iterator[str]:
         roles = self._board.summary(now)["roles"]
@@ -238,8 +260,8 @@ class Api:
                 yield f"{name}: {role['state']}; start it with `freshet up` or `freshet worker {name}`"
             elif role["state"] != "running":
                 yield f"{name}: {role['state']}" + (f", {role['reason']}" if role["reason"] else "")
-        if self._replicas_lack:
-            yield f"api: {self._replicas_lack}"
+        if lack := self._lack():
+            yield f"api: {lack}"
         for name, count in (("users", self._users.counts), ("vectors", self._vectors.count)):
             counted = _counted(count)
             if "error" in counted:
@@ -272,6 +294,7 @@ class Api:
         app.include_router(routes)
         app.middleware("http")(self._count)
         app.exception_handler(StoreUnavailable)(_unavailable)
+        app.exception_handler(ReplicaEnded)(_stale)
         app.exception_handler(RequestValidationError)(_refused)
         app.exception_handler(404)(_not_found)
         return app
@@ -303,6 +326,15 @@ def _counted(count: Callable[[], dict[str, int]]) -> dict[str, Any]:
 
 def _unavailable(_: Request, away: Exception) -> JSONResponse:
     return JSONResponse({"detail": f"a store does not answer: {away}; try again in a moment"}, 503)
+
+
+def _stale(_: Request, ended: Exception) -> JSONResponse:
+    """What sold out since might stand in a list."""
+    return JSONResponse({"detail": f"no lists: {_remedy(ended)}"}, 503)
+
+
+def _remedy(ended: Exception) -> str:
+    return f"{ended}; its log says why: end the api's process, and `freshet up` or your supervisor starts it again"
 
 
 def _refused(_: Request, error: Exception) -> JSONResponse:

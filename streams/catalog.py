@@ -1,7 +1,8 @@
 """The catalogue: the shop's updates become products in SQL, offers for everybody, and work for the encoders.
 
-An offer is published with each update, an encode request only if something changed that an encoder reads. What the
-encoders answer is noted in the row; that raises its revision, but makes no offer.
+An offer is published with each update, an encode request only if something changed that an encoder reads, or if the
+picture is missing and the update names it again. What the encoders answer is noted in the row; that raises its
+revision, but makes no offer.
 """
 
 import time
@@ -15,7 +16,16 @@ from store.database import get_fact, set_fact
 from store.products import ProductStore
 from store.records import ImageState, ProductRow
 from streams.broker import Broker, BrokerUnavailable, Outgoing
-from streams.catalog_rows import ENCODED_FIELDS, Update, is_replay, next_revision, unknown, updated, with_offset
+from streams.catalog_rows import (
+    ENCODED_FIELDS,
+    Update,
+    is_replay,
+    names_pictures,
+    next_revision,
+    unknown,
+    updated,
+    with_offset,
+)
 from streams.events import (
     BadEvent,
     EncodeRequest,
@@ -184,6 +194,9 @@ def _fold_update(fold: _Fold, message: Message, update: Update) -> None:
             fold.asked.add(key)
     else:
         fold.rows[key] = with_offset(updated(row, update, message.at), message)
+        if row.image_state == "missing" and names_pictures(update):
+            # The shop may have put the picture right under its old link: nothing else would tell the encoders.
+            fold.asked.add(key)
     fold.offered.add(key)
 
 

@@ -94,6 +94,11 @@ def next_revision(before: ProductRow | None, row: ProductRow) -> ProductRow:
     )
 
 
+def names_pictures(update: Update) -> bool:
+    """True for an update that says where the product's pictures are, be it where they were before."""
+    return isinstance(update, ProductUpsert) or (isinstance(update, ProductPatch) and "image_links" in update.changes())
+
+
 def _values(update: ProductUpsert | ProductPatch) -> dict[str, Any]:
     """The update's product fields as JSON values, without what the contract does not know inside of them."""
     if isinstance(update, ProductPatch):

@@ -85,13 +85,20 @@ def demo(
     seconds: Annotated[float, typer.Option(min=20, max=600, help="How long the shop is played.")] = 60,
     as_json: Json = False,
 ) -> None:
-    """Start everything embedded, play a shop for a minute, and show what happens. Nothing is left behind."""
-    import asyncio
+    """Start everything embedded, play a shop for a minute, show what happens, stop everything. Ctrl-C stops it early.
 
-    from streams.demo_screen import show
+    Either way it ends with 0 and leaves neither a process nor a file behind.
+    """
+    try:
+        import asyncio
 
-    set_up_logging("ERROR")
-    asyncio.run(show(shop, seconds=seconds, json=as_json))
+        set_up_logging("ERROR")
+        read_settings()  # so that what is wrong is told before anything is drawn
+        from streams.demo_screen import show
+
+        asyncio.run(show(shop, seconds=seconds, json=as_json))
+    except KeyboardInterrupt:  # in the first seconds, while all this is imported and nothing has been started
+        typer.echo("stopped; nothing was started yet", err=True)
 
 
 @topics_app.command("create")
@@ -151,6 +158,8 @@ def import_folder(
     typer.echo(f"{imported.products} products and {imported.clicks} clicks in {out}")
     if imported.skipped:
         typer.echo(f"{imported.skipped} rows were skipped, the first: {imported.first_problem}", err=True)
+    for setting in imported.settings:
+        typer.echo(f"\n{setting.why}, set this before `freshet up`:\n{setting.line}")
 
 
 @app.command(rich_help_panel="Bring data")
@@ -159,24 +168,35 @@ def simulate(
     out: Annotated[Path, typer.Argument(help="File for the clicks, like clicks.jsonl.")],
     users: Annotated[int, typer.Option(min=1, help="Simulated shoppers.")] = 1_000,
     clicks: Annotated[int, typer.Option(min=1, help="Clicks of them all.")] = 100_000,
+    days: Annotated[
+        float,
+        typer.Option(
+            min=0.001,
+            max=3_650,
+            help="How long they click; the last click is now. Clicks older than FRESHET_LIST_MAX_AGE_S, a day "
+            "if it is not set, are learned but make no list.",
+        ),
+    ] = 0.5,
     seed: Annotated[int, typer.Option(help="The same seed gives the same shoppers.")] = 0,
 ) -> None:
     """Make clicks of simulated shoppers with tastes, for a shop without clicks. Their user ids say simulated."""
     import orjson
 
     from streams import simulate as shoppers
-    from streams.publish import read_lines
 
-    products = [orjson.loads(line.value) for line in read_lines(_existing(catalog), "product_id")]
     try:
-        made = shoppers.simulate(products, users, clicks, seed)
+        products = shoppers.read_catalog(_existing(catalog))
+        made = shoppers.simulate(products, users, clicks, seed, days=days)
     except ValueError as error:
         raise Failure(f"{catalog}: {error}") from error
     partial = out.with_name(out.name + ".partial")
-    with progress_bars() as bar, partial.open("wb") as file:
-        for click in bar.track(made, total=clicks, description=out.name):
-            file.write(orjson.dumps(click, option=orjson.OPT_APPEND_NEWLINE))
-    os.replace(partial, out)
+    try:
+        with progress_bars() as bar, partial.open("wb") as file:
+            for click in bar.track(made, total=clicks, description=out.name):
+                file.write(orjson.dumps(click, option=orjson.OPT_APPEND_NEWLINE))
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
     typer.echo(f"{clicks} clicks of {users} simulated shoppers in {out}")
 
 

@@ -18,15 +18,8 @@ dead_letters_app = typer.Typer(no_args_is_help=True, help="What could not be use
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Limit = Annotated[int, typer.Option(min=1, max=200, help="How many.")]
 ASK_WITHIN_S = 30.0
-NO_VECTOR = "no vector of that name has come, of it or of others"
 NO_NEIGHBOURS = "the learner has told of none, or they cannot be had now"
-ALIKE = {
-    "fused": ("cosine", "like", NO_VECTOR),
-    "image": ("cosine", "like", NO_VECTOR),
-    "text": ("cosine", "like", NO_VECTOR),
-    "together": ("share", "together with", NO_NEIGHBOURS),
-    "next": ("share", "next after", NO_NEIGHBOURS),
-}
+ALIKE = {"together": ("share", "together with"), "next": ("share", "next after")}  # the score's name, and in words
 
 
 # --- lists -------------------------------------------------------------------------------------------------------
@@ -64,14 +57,16 @@ def similar(
         return
     product = str(product)
     made = _ask(f"/products/{quote(product, safe='')}/similar", limit=limit, by=by)
-    score, words, none = ALIKE[by]
+    score, words = ALIKE.get(by, ("cosine", "like"))
     if as_json:
         print_json(made)
     elif made["items"]:
         rows = [(f"{item['score']:.3f}", item["title"] or "", item["product_id"]) for item in made["items"]]
         print_table((score, f"{words} {product}", "product_id"), rows)
+    elif by in ("together", "next"):
+        typer.echo(f"nothing {words} {product} yet: {NO_NEIGHBOURS}")
     else:
-        typer.echo(f"nothing {words} {product} yet: {none}")
+        raise Failure(_why_none_is_similar(product, by, _ask(f"/products/{quote(product, safe='')}")))
 
 
 def _look_alikes(user: str, limit: int, as_json: bool) -> None:
@@ -86,6 +81,20 @@ def _look_alikes(user: str, limit: int, as_json: bool) -> None:
         print_table(("cosine", f"like {user}", "clicked last, new to her"), rows)
     else:
         typer.echo(f"nobody like {user} yet: no others of this epoch of the learner, or her products are not learned")
+
+
+def _why_none_is_similar(product: str, name: str, held: dict[str, Any]) -> str:
+    """What is missing, from all that is held of the product."""
+    point, row = held["point"] or {}, held["row"] or {}
+    if "error" in point:
+        return f"what is like {product!r} is not known: {point['error']}"
+    if name in point.get("widths", {}):
+        return f"nothing is like {product!r}: no other product that is for sale has the vector {name!r}"
+    why = "it is still to be encoded"
+    if name == "image":
+        reasons = {"none": "it has no image_links", "missing": row.get("image_reason")}
+        why = reasons.get(str(row.get("image_state"))) or why
+    return f"{product!r} has no vector {name!r}: {why}. All that is held of it: `freshet show product ID`"
 
 
 @app.command(rich_help_panel="Ask")
@@ -124,7 +133,11 @@ def _one_line(made: dict[str, Any]) -> str:
 
 
 @app.command(rich_help_panel="Ask")
-def show(what: Literal["user", "product"], id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+def show(
+    what: Literal["user", "product"],
+    id: Annotated[str, typer.Argument(metavar="ID")],
+    _as_json: Annotated[bool, typer.Option("--json", help="Print JSON, as always here.")] = False,
+) -> None:
     """All that is held of a user or a product, with revisions and source offsets, as JSON."""
     print_json(_ask(f"/{what}s/{quote(id, safe='')}"))
 
@@ -180,6 +193,8 @@ def status(as_json: Json = False) -> None:
     typer.echo(f"factors: {'none yet' if age_s is None else f'{age_s:.1f} s old'}")
     for name, counts in found["stores"].items():
         typer.echo(f"{name}: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
+    for note in found["notes"]:
+        typer.echo(note)
 
 
 # --- asking and printing -----------------------------------------------------------------------------------------

@@ -17,10 +17,11 @@ from store.history import History
 from store.records import Click, UserRow, source_key
 from store.users import Forgotten, UserStore
 from streams.broker import Broker, Outgoing
+from streams.compiling import compile_ranking
 from streams.events import UserClick
 from streams.lists import MadeList, made_list
 from streams.parsing import parse_click, parse_key
-from streams.ranking import Ranked, lists_ranker, warm_up
+from streams.ranking import Ranked, lists_ranker
 from streams.replicas import Replica
 from streams.role import Assignment, Delivery, Message, Outcome, Role
 from streams.settings import Settings
@@ -81,7 +82,7 @@ class ClicksRole(Role[UserClick | None]):
 
     async def start(self) -> None:
         """The replicas have read to the end before the first click is handled."""
-        await asyncio.to_thread(warm_up)
+        await asyncio.to_thread(compile_ranking)
         await self._replica.start()
         await self._unasked.start()
 
@@ -253,6 +254,7 @@ class ClicksRole(Role[UserClick | None]):
             **self._counts,
             "products": products,
             "explored": self._ranker.explored,
+            "replica_malformed": self._replica.malformed,
             **self._unasked.details(),
         }
         return facts

@@ -1,15 +1,18 @@
 """Dead letters: what could not be used, with the reason and where it came from."""
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from kafka import TopicPartition
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
 
-from streams.broker import MAX_MESSAGE_BYTES, Broker, Headers, Outgoing
+from streams.broker import MAX_MESSAGE_BYTES, Broker, BrokerUnavailable, Headers, Outgoing
 from streams.topics import dead_letters_of
 
 ROOM_BYTES = 65_536  # for the key, the source's headers and ours
+POLL_MS = 100
 KEPT_BYTES = MAX_MESSAGE_BYTES - ROOM_BYTES  # of a value
 
 
@@ -55,13 +58,19 @@ def dead_letter(
     )
 
 
-def read_dead_letters(broker: Broker, topics: list[str], *, silence_s: float = 1.0) -> Iterator[DeadLetter]:
-    """Every dead letter of these source topics, oldest first in each; ends after silence_s without one."""
-    consumer = broker.sync_consumer(consumer_timeout_ms=int(silence_s * 1000))
+def read_dead_letters(broker: Broker, topics: list[str], *, silence_s: float = 30.0) -> Iterator[DeadLetter]:
+    """Every dead letter of these source topics that was there at the call, oldest first in each partition.
+
+    silence_s  longest time without an answer of the broker
+
+    Raises BrokerUnavailable.
+    """
+    consumer = broker.sync_consumer()
     try:
         names = [dead_letters_of(topic) for topic in topics]
-        consumer.assign([TopicPartition(name, p) for name in names for p in consumer.partitions_for_topic(name) or ()])
-        for record in consumer:
+        places = [TopicPartition(name, p) for name in names for p in consumer.partitions_for_topic(name) or ()]
+        consumer.assign(places)
+        for record in _until_end(consumer, places, silence_s):
             headers = dict(record.headers)
             yield DeadLetter(
                 topic=headers["source-topic"].decode(),
@@ -72,5 +81,26 @@ def read_dead_letters(broker: Broker, topics: list[str], *, silence_s: float = 1
                 key=record.key,
                 value=record.value,
             )
+    except KafkaError as error:
+        raise BrokerUnavailable(f"the dead letters cannot be read ({error!r}): is the broker running?") from error
     finally:
         consumer.close()
+
+
+def _until_end(consumer: KafkaConsumer, places: list[TopicPartition], silence_s: float) -> Iterator[Any]:
+    """The records before the end that each partition's first fetch told.
+
+    tansu's ListOffsets is wrong about the end, its fetch responses are right.
+    """
+    ends: dict[TopicPartition, int] = {}
+    heard_at = time.monotonic()
+    while any(place not in ends or consumer.position(place) < ends[place] for place in places):
+        polled = consumer.poll(timeout_ms=POLL_MS)
+        told = {place: end for place in places if place not in ends and (end := consumer.highwater(place)) is not None}
+        ends |= told
+        for place, records in polled.items():
+            yield from (record for record in records if record.offset < ends[place])
+        if polled or told:
+            heard_at = time.monotonic()
+        elif time.monotonic() - heard_at > silence_s:
+            raise BrokerUnavailable(f"no dead letter in {silence_s:g} s, and not the last one yet: is the broker well?")

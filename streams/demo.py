@@ -1,4 +1,4 @@
-"""`freshet demo`: everything embedded, a shop that is played for a minute, and what was seen.
+"""What `freshet demo` plays in a shop, and what is seen of it. streams.demo_stage starts everything around it.
 
 The plot: products are published as fast as they are encoded, simulated shoppers click, one shopper's list is looked
 at before and after three clicks, a product is published and one sells out, each timed from the broker's confirmation.
@@ -6,13 +6,9 @@ at before and after three clicks, a product is published and one sells out, each
 
 import asyncio
 import contextlib
-import shutil
-import tempfile
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -20,21 +16,17 @@ import httpx
 import orjson
 from aiokafka import AIOKafkaConsumer
 
-from encoders.weights import fingerprint_of
 from streams.broker import Broker, Outgoing, Publisher
-from streams.imports import import_shop
-from streams.ports import free_port
 from streams.settings import Settings
-from streams.shop import draw_shop
 from streams.simulate import Simulator
-from streams.topics import TopicNames, topic_names
-from streams.up import GROUPS, make_supervisor
+from streams.topics import TopicNames
 
-DRAWN_PRODUCTS = 300
 SHOPPERS = 200
 CLICKS_PER_S = 25.0
 WAITING_PRODUCTS_MAX = 48  # published and not yet retrievable: a new product does not queue behind a whole catalogue
+STALLED_S = 10.0  # without a product becoming retrievable: those that wait are not waited for any more
 NO_MORE_PRODUCTS_AT = 0.55  # of the play
+SELL_OUT_AT = 0.75  # of the play, at the latest: in a large shop the new product may be in no list for long
 CLICKS_BEGIN_AT_PRODUCTS = 30
 GUEST = "simulated-guest"
 WATCH_AFTER_SOLD_OUT_S = 4.0
@@ -49,7 +41,8 @@ class Seen:
     products_known: int = 0  # of the shop
     published: int = 0
     retrievable: int = 0
-    indexing_s: float = 0.0  # from the first publication to the last product that became retrievable
+    indexed: int = 0  # of those, the ones before the new product
+    indexing_s: float = 0.0  # from the first publication to the last of `indexed`
     clicks: int = 0
     lists: int = 0
     latencies_s: list[float] = field(default_factory=list)
@@ -63,51 +56,67 @@ class Seen:
     sold_out_lists: int = 0  # lists made after it that still held it
     sold_out_gone_s: float | None = None  # the last of those
     lists_after_sold_out: int = 0
+    restarts: dict[str, int] = field(default_factory=dict)  # of the processes that ended and were started again
     titles: dict[str, str] = field(default_factory=dict)
 
 
 class Play:
     """One play of a shop; `seen` fills while it runs."""
 
-    def __init__(self, settings: Settings, catalog: list[dict[str, Any]], *, seconds: float, seed: int = 0) -> None:
+    def __init__(
+        self, settings: Settings, names: TopicNames, catalog: list[dict[str, Any]], *, seconds: float, seed: int = 0
+    ) -> None:
+        """Nothing is asked or published yet.
+
+        catalog  upserts of different products, 2 or more; the last one appears while we watch
+        """
         self.seen = Seen(products_known=len(catalog))
-        self._settings = settings
-        self._catalog = catalog[:-1]
-        self._held_back = catalog[-1]  # the product that appears while we watch
+        *self._catalog, self._held_back = catalog
         self._seconds = seconds
         self._seed = seed
-        self._names = names_of(settings)
+        self._names = names
         self._broker = Broker(settings)
         self._publisher = Publisher(self._broker)
-        self._http = httpx.AsyncClient(base_url=f"http://{settings.api_host}:{settings.api_port}", timeout=5.0)
+        # trust_env: a proxy of the environment must not come between us and the loopback address.
+        url = f"http://{settings.api_host}:{settings.api_port}"
+        self._http = httpx.AsyncClient(base_url=url, timeout=5.0, trust_env=False)
         self._sent_at: dict[str, float] = {}  # event id -> s since 1970
         self._newest: dict[str, dict[str, Any]] = {}  # user -> list
         self._heard = asyncio.Condition()
+        self._progressed_at = 0.0  # monotonic, when a product became retrievable last
+        self._lost = 0  # products that are not waited for any more
 
     async def run(self) -> None:
-        """Play until the time is over. Raises what a part raises, BrokerUnavailable among them."""
+        """Play until the time is over; every role is ready. Raises what a part raises, BrokerUnavailable among them."""
         seen = self.seen
-        await self._ready()
-        seen.state, seen.began = "playing", time.monotonic()
-        consumer = await self._list_reader()
         try:
-            async with asyncio.timeout(self._seconds), asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._listen(consumer))
-                tasks.create_task(self._count_retrievable())
-                tasks.create_task(self._publish_catalog())
-                tasks.create_task(self._shop_around())
-                tasks.create_task(self._look_closer())
-        except TimeoutError:
-            seen.state = "over"
+            consumer = await self._list_reader()
+            seen.state, seen.began = "playing", time.monotonic()
+            self._progressed_at = seen.began
+            try:
+                async with asyncio.timeout(self._seconds), asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._listen(consumer))
+                    tasks.create_task(self._count_retrievable())
+                    tasks.create_task(self._publish_catalog())
+                    tasks.create_task(self._shop_around())
+                    tasks.create_task(self._look_closer())
+            except TimeoutError:
+                seen.state = "over"
+            finally:
+                await consumer.stop()
         finally:
-            await consumer.stop()
             await self._publisher.stop()
-            await self._http.aclose()
 
-    async def _ready(self) -> None:
-        while (answer := await self._ask("/readyz")).status_code != 200:
-            self.seen.state = "; ".join(answer.json().get("missing", []))[:100] or "starting"
+    async def ask(self, path: str, **params: int) -> httpx.Response:
+        """The api's answer, also if it takes a busy machine some tries."""
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                return await self._http.get(path, params=params)
             await asyncio.sleep(0.2)
+
+    async def close(self) -> None:
+        """Nothing can be asked any more."""
+        await self._http.aclose()
 
     # --- the shop ------------------------------------------------------------------------------------------------
 
@@ -115,8 +124,7 @@ class Play:
         """Products, as fast as they become retrievable."""
         seen, chunk = self.seen, 8
         for begin in range(0, len(self._catalog), chunk):
-            while seen.published - seen.retrievable > WAITING_PRODUCTS_MAX:
-                await asyncio.sleep(0.02)
+            await self._until_waiting(WAITING_PRODUCTS_MAX)
             if self._played() > NO_MORE_PRODUCTS_AT:
                 return
             products = self._catalog[begin : begin + chunk]
@@ -124,15 +132,31 @@ class Play:
             seen.titles.update({product["product_id"]: product["title"] for product in products})
             seen.published += len(products)
 
+    async def _until_waiting(self, most: int) -> None:
+        """At most so many of the published products wait to become retrievable; a product that never does is given up.
+
+        Otherwise one that the encoder refuses would keep all later ones from being published.
+        """
+        seen = self.seen
+        while seen.published - self._lost - seen.retrievable > most:
+            if time.monotonic() - self._progressed_at > STALLED_S:
+                self._lost = seen.published - seen.retrievable
+            await asyncio.sleep(0.02)
+
     async def _count_retrievable(self) -> None:
-        began = time.monotonic()
         while True:
-            status = (await self._ask("/status")).json()
-            retrievable = int(status["stores"]["vectors"].get("fused", 0))
-            if retrievable > self.seen.retrievable:
-                self.seen.retrievable = retrievable
-                self.seen.indexing_s = time.monotonic() - began
+            status = (await self.ask("/status")).json()
+            self._count(int(status.get("stores", {}).get("vectors", {}).get("fused", 0)), time.monotonic())
             await asyncio.sleep(0.25)
+
+    def _count(self, retrievable: int, now: float) -> None:
+        """So many products are retrievable now (monotonic)."""
+        seen = self.seen
+        if retrievable <= seen.retrievable:
+            return
+        seen.retrievable, self._progressed_at = retrievable, now
+        if seen.new_product is None:  # which comes long after the others, so it would spoil the rate
+            seen.indexed, seen.indexing_s = retrievable, now - seen.began
 
     async def _shop_around(self) -> None:
         """Simulated shoppers click evenly, on what is retrievable by now."""
@@ -142,6 +166,7 @@ class Play:
         while True:
             click = shoppers.next_click(datetime.now(UTC))
             if click["product_id"] not in self.seen.titles:
+                await asyncio.sleep(0)  # in a large shop this may go on for a while
                 continue
             await self._click(click)
             due += 1 / CLICKS_PER_S
@@ -152,14 +177,17 @@ class Play:
     async def _look_closer(self) -> None:
         await self._until(lambda: self._played() > 0.4 and self.seen.lists > 0)
         await self._before_and_after()
-        await self._until(lambda: self._played() > NO_MORE_PRODUCTS_AT and self.seen.retrievable >= self.seen.published)
-        await self._new_product()
-        await self._sell_out()
+        await self._until(lambda: self._played() > NO_MORE_PRODUCTS_AT)
+        await self._until_waiting(0)
+        async with asyncio.TaskGroup() as tasks:
+            appearing = tasks.create_task(self._new_product())
+            await asyncio.wait({appearing}, timeout=(SELL_OUT_AT - self._played()) * self._seconds)
+            await self._sell_out()
 
     async def _before_and_after(self) -> None:
         """One shopper's list before and after three clicks on products of one kind."""
         seen = self.seen
-        seen.before = (await self._ask(f"/users/{GUEST}/recommendations", limit=5)).json()["items"]
+        seen.before = (await self.ask(f"/users/{GUEST}/recommendations", limit=5)).json().get("items", [])
         kind = self._catalog[0].get("category")
         alike = [p for p in self._catalog if p.get("category") == kind and p["product_id"] in seen.titles][:3]
         for number, product in enumerate(alike):
@@ -172,10 +200,9 @@ class Play:
     async def _new_product(self) -> None:
         """A product that appears now: until it is retrievable, and until it stands in somebody's list."""
         seen, product_id = self.seen, self._held_back["product_id"]
+        seen.new_product = seen.titles[product_id] = self._held_back["title"]
         await self._publish(self._names.catalog_updates, [self._held_back], "product_id")
         published = time.time()
-        seen.new_product = self._held_back["title"]
-        seen.titles[product_id] = seen.new_product
 
         async def becomes_retrievable() -> None:
             while not await self._is_retrievable(product_id):
@@ -189,12 +216,14 @@ class Play:
         await asyncio.gather(becomes_retrievable(), is_listed())
 
     async def _sell_out(self) -> None:
-        """The product that stands in most lists sells out: until the last new list that holds it."""
+        """The product that stands in most lists, if there is one, sells out: until the last new list that holds it."""
         seen = self.seen
         counts: dict[str, int] = {}
         for made in self._newest.values():
             for product_id in _ids(made):
                 counts[product_id] = counts.get(product_id, 0) + 1
+        if not counts:
+            return
         product_id = max(counts, key=counts.__getitem__)
         patch = {"op": "patch", "product_id": product_id, "availability": "out_of_stock"}
         await self._publish(self._names.catalog_updates, [patch], "product_id")
@@ -239,15 +268,8 @@ class Play:
         await self._publisher.publish([Outgoing(topic, value[key].encode(), orjson.dumps(value)) for value in values])
 
     async def _is_retrievable(self, product_id: str) -> bool:
-        answer = await self._ask(f"/products/{quote(product_id)}/similar", limit=1)
+        answer = await self.ask(f"/products/{quote(product_id)}/similar", limit=1)
         return answer.status_code == 200 and bool(answer.json()["items"])
-
-    async def _ask(self, path: str, **params: int) -> httpx.Response:
-        """The api's answer, also if it takes a busy machine some tries."""
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                return await self._http.get(path, params=params)
-            await asyncio.sleep(0.2)
 
     async def _hear(self, told: Any) -> None:
         async with self._heard:
@@ -260,49 +282,6 @@ class Play:
     def _played(self) -> float:
         """The share of the play that is over."""
         return (time.monotonic() - self.seen.began) / self._seconds
-
-
-def names_of(settings: Settings) -> TopicNames:
-    """The topics under the settings' encoders."""
-    return topic_names(settings, fingerprint_of(settings.image_encoder, settings.text_encoder))
-
-
-@contextlib.asynccontextmanager
-async def stage(shop: Path | None, *, seconds: float) -> AsyncIterator[Play]:
-    """A shop, drawn or imported, and everything embedded running in a folder that is removed in the end."""
-    home = Path(tempfile.mkdtemp(prefix="freshet-demo-"))
-    try:
-        pictures, catalog = await asyncio.to_thread(_prepare, shop, home)
-        settings = Settings(
-            home=home,
-            worker_id="demo",
-            embedded_port=free_port(),
-            api_port=free_port(),
-            pictures_root=pictures,
-            encode_batch=8,
-            partitions=2,
-            **dict.fromkeys(("kafka_bootstrap", "database_url", "qdrant_url")),
-        )
-        supervisor = await make_supervisor(settings, GROUPS, names_of(settings))
-        try:
-            await supervisor.start()
-            yield Play(settings, catalog, seconds=seconds)
-        finally:
-            await supervisor.stop()
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
-
-
-def _prepare(shop: Path | None, home: Path) -> tuple[Path, list[dict[str, Any]]]:
-    """The folder of the pictures, and the products."""
-    if shop is None:
-        catalog = draw_shop(home / "shop", DRAWN_PRODUCTS + 1)
-        pictures = home / "shop"
-    else:
-        import_shop(shop, home / "shop")
-        catalog, pictures = home / "shop" / "catalog.jsonl", shop
-    products = [orjson.loads(line) for line in catalog.read_bytes().splitlines()]
-    return pictures, [product for product in products if product.get("op", "upsert") == "upsert"]
 
 
 def _click(event_id: str, user: str, product_id: str, event: str) -> dict[str, Any]:

@@ -15,19 +15,32 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from streams.demo import NO_MORE_PRODUCTS_AT, SHOPPERS, Seen, stage
+from streams.demo import NO_MORE_PRODUCTS_AT, SHOPPERS, Seen
+from streams.demo_stage import stage
+
+STOPPED = "stopped; no process is left"
+TOO_SHORT = "not seen: the time did not suffice, or no list held a product"
 
 
 async def show(shop: Path | None, *, seconds: float, json: bool) -> None:
-    """Play on the terminal and print the summary; Ctrl-C and SIGTERM end it early, and no process is left."""
+    """Play on the terminal and print the summary. Ctrl-C, SIGTERM and a closed terminal end it early; nothing is left.
+
+    Raises what stage() and Stage.run() raise; nothing is left then either.
+    """
     console = Console(stderr=json)
     playing = asyncio.create_task(_play(shop, seconds, console))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, playing.cancel)
+
+    def end_early() -> None:
+        if not playing.cancelling():  # a second Ctrl-C must not end the clearing away
+            playing.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # ignored: under nohup
+            asyncio.get_running_loop().add_signal_handler(number, end_early)
     try:
         seen = await playing
     except asyncio.CancelledError:
-        console.print("stopped; no process is left")
+        console.print(STOPPED)
         return
     if json:
         print(orjson.dumps(as_json(seen), option=orjson.OPT_INDENT_2).decode())
@@ -37,18 +50,18 @@ async def show(shop: Path | None, *, seconds: float, json: bool) -> None:
 
 async def _play(shop: Path | None, seconds: float, console: Console) -> Seen:
     console.print(f"Preparing {f'the shop of {shop}' if shop else 'the drawn shop'}, then starting every part here")
-    async with stage(shop, seconds=seconds) as play:
-        running = asyncio.create_task(play.run())
+    async with stage(shop, seconds=seconds) as on:
+        running = asyncio.create_task(on.run())
         try:
             with Live(console=console, refresh_per_second=4, transient=True) as screen:
                 while not running.done():
-                    screen.update(live(play.seen, seconds))
+                    screen.update(live(on.play.seen, seconds))
                     await asyncio.wait({running}, timeout=0.25)
             running.result()
         finally:
             running.cancel()
             await asyncio.wait({running})
-        return play.seen
+        return on.play.seen
 
 
 def live(seen: Seen, seconds: float) -> Panel:
@@ -77,6 +90,7 @@ def as_json(seen: Seen) -> dict[str, Any]:
             "known": seen.products_known,
             "published": seen.published,
             "retrievable": seen.retrievable,
+            "indexed": seen.indexed,
             "per_s": _rate(seen),
         },
         "clicks": seen.clicks,
@@ -96,6 +110,7 @@ def as_json(seen: Seen) -> dict[str, Any]:
             "late_lists": seen.sold_out_lists,
             "lists_after": seen.lists_after_sold_out,
         },
+        "restarts": seen.restarts,
     }
 
 
@@ -117,11 +132,14 @@ def _figures(seen: Seen) -> Table:
     table = Table.grid(padding=(0, 2))
     share = "" if seen.published >= seen.products_known - 1 else f" of the shop's {seen.products_known:,}"
     cut = f"; the time allowed no more ({NO_MORE_PRODUCTS_AT:.0%} of the play)" if share else ""
-    table.add_row("products indexed", f"{seen.retrievable:,}{share}, {_rate(seen):.1f} a second{cut}")
+    table.add_row("products indexed", f"{seen.indexed:,}{share}, {_rate(seen):.1f} a second{cut}")
     table.add_row("clicks", f"{seen.clicks:,} by {SHOPPERS} simulated shoppers; {seen.lists:,} lists")
     table.add_row("click to list", f"p50 {p50_ms:.1f} ms, p99 {p99_ms:.1f} ms, measured at the topic")
-    table.add_row("a new product", f"{seen.new_product or 'the time did not suffice'}: {_new_product(seen)}")
-    table.add_row("a product sells out", f"{seen.sold_out or 'the time did not suffice'}: {_sold_out(seen)}")
+    table.add_row("a new product", f"{seen.new_product}: {_new_product(seen)}" if seen.new_product else TOO_SHORT)
+    table.add_row("a product sells out", f"{seen.sold_out}: {_sold_out(seen)}" if seen.sold_out else TOO_SHORT)
+    if seen.restarts:
+        again = ", ".join(f"{name} {count} times" for name, count in seen.restarts.items())
+        table.add_row("started again", f"{again}, because it ended by itself")
     return table
 
 
@@ -152,12 +170,12 @@ def _new_product(seen: Seen) -> str:
 
 def _sold_out(seen: Seen) -> str:
     if seen.sold_out_gone_s is None:
-        return "not seen"
+        return "not known yet"
     return f"in no list made later than {seen.sold_out_gone_s:.2f} s after ({seen.lists_after_sold_out} lists watched)"
 
 
 def _rate(seen: Seen) -> float:
-    return seen.retrievable / seen.indexing_s if seen.indexing_s else 0.0
+    return seen.indexed / seen.indexing_s if seen.indexing_s else 0.0
 
 
 def _latencies_ms(seen: Seen) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from streams.broker import Broker, BrokerUnavailable
 from streams.learning import Record
 
 READ_WAIT_MS = 200
+PEEKS = 5  # of READ_WAIT_MS at most: a broker lets a fetch that finds nothing wait for half a second
 
 
 class TopicChanged(Exception):
@@ -26,7 +27,7 @@ class ExampleReader:
         self._consumer: aiokafka.AIOKafkaConsumer | None = None
         self._partitions: list[TopicPartition] = []
         self._next: dict[int, int] = {}  # the offset that each partition is read at next
-        self._oldest_at: float | None = None  # s since 1970, of what was read last
+        self._oldest_at: float | None = None  # s since 1970, of what was read last, or is the first to read
 
     async def open(self) -> None:
         """Connect, if it is not. Raises BrokerUnavailable."""
@@ -57,15 +58,32 @@ class ExampleReader:
     async def seek(self, positions: Mapping[int, int]) -> None:
         """Read on from these offsets; where one is older than what the topic keeps, from there.
 
-        Raises BrokerUnavailable.
+        `lag` and `oldest_age_s` count from there at once, not only after the first read. Raises BrokerUnavailable.
         """
         consumer = self._opened()
         try:
             oldest = await consumer.beginning_offsets(self._partitions)
+            for partition in self._partitions:
+                self._next[partition.partition] = max(oldest[partition], positions.get(partition.partition, 0))
+            self._oldest_at = await self._peek(consumer)
         except (KafkaError, OSError) as error:
             raise BrokerUnavailable(f"cannot read {self.topic}: {error!r}") from error
+
+    async def _peek(self, consumer: aiokafka.AIOKafkaConsumer) -> float | None:
+        """The time of the oldest record that is to be read next; the partitions are read on from there."""
+        oldest: dict[TopicPartition, float] = {}
+        self._seek_next(consumer)
+        for _ in range(PEEKS):
+            for partition, records in (await consumer.getmany(timeout_ms=READ_WAIT_MS)).items():
+                oldest.setdefault(partition, records[0].timestamp / 1000)
+            ends = {partition: consumer.highwater(partition) for partition in self._partitions}
+            if all(p in oldest or (end is not None and end <= self._next[p.partition]) for p, end in ends.items()):
+                break
+        self._seek_next(consumer)
+        return min(oldest.values(), default=None)
+
+    def _seek_next(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
         for partition in self._partitions:
-            self._next[partition.partition] = max(oldest[partition], positions.get(partition.partition, 0))
             consumer.seek(partition, self._next[partition.partition])
 
     async def read(self, most: int, *, wait: bool) -> list[Record]:

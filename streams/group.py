@@ -19,6 +19,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, T
 from mode.threads import WorkerThread
 
 from streams.broker import MAX_MESSAGE_BYTES, Broker
+from streams.health import group_id
 from streams.settings import Settings
 
 Agent = Callable[[Any], Awaitable[None]]
@@ -132,10 +133,9 @@ def make_group(
     """
     if faust.streams._CStreamIterator is None:
         raise StreamNotCompiled("faust-streaming has no compiled stream here: install its wheel and unset NO_CYTHON")
-    prefix = f"{settings.namespace}." if settings.namespace else ""
     session_s = min(settings.session_timeout_s, 6.0) if broker.embedded else settings.session_timeout_s
     group = Group(
-        f"{prefix}freshet-{role}",
+        group_id(settings, role),
         broker=f"kafka://{settings.bootstrap.replace(',', ';')}",
         key_serializer="raw",
         value_serializer="raw",

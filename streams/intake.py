@@ -169,7 +169,8 @@ class Intake:
 
     def _message(self, event: Any) -> Message:
         m = event.message
-        headers = list(m.headers.items()) if isinstance(m.headers, dict) else list(m.headers or ())
+        pairs = m.headers.items() if isinstance(m.headers, dict) else m.headers or ()
+        headers = [(name, value or b"") for name, value in pairs]  # Kafka lets a header have no value
         return Message(m.topic, self._topic_ids[m.topic], m.partition, m.offset, m.key, m.value, headers, m.timestamp)
 
     def _redirect(self, message: Message, wrong: WrongKey) -> Outgoing:

@@ -13,15 +13,14 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 from sqlalchemy import Engine
 
-from encoders.next_click_training import DEFAULT_RULE, FactorsDiverged, NextClickModel
-from encoders.second_stage import SecondStage
+from encoders.next_click_training import FactorsDiverged
 from store.checkpoints import CheckpointStore
 from store.records import StoreUnavailable
 from streams.assortment import Assortment
 from streams.broker import Broker, BrokerUnavailable, Publisher
+from streams.compiling import compile_learning
 from streams.example_reader import ExampleReader, TopicChanged
 from streams.factors import factor_records
 from streams.held_lease import HeldLease
@@ -81,7 +80,7 @@ class Learner:
         TopicChanged, NoReadableCheckpoint; nothing is published or saved after that.
         """
         try:
-            await self._in_thread(_compile)
+            await self._in_thread(compile_learning)
             with contextlib.suppress(Stopped):
                 await self._take_lease()
                 await self._work()
@@ -276,6 +275,7 @@ class Learner:
     def status(self) -> dict[str, Any]:
         """What `streams.events.WorkerStatus` tells of a role."""
         details: dict[str, Any] = {"epoch": self._lease.epoch, "replays": self._pace.replays}
+        details["replica_malformed"] = self._replica.malformed
         if self._learning is not None:
             details |= self._learning.details()
         if self._published_newest_at:
@@ -303,16 +303,3 @@ class Learner:
 async def _until_stopped(loop: Callable[[], Awaitable[None]]) -> None:
     with contextlib.suppress(Stopped):
         await loop()
-
-
-def _compile() -> None:
-    """Machine code for learning, before the lease is held: the first time it takes half a minute."""
-    rule = DEFAULT_RULE._replace(ring_examples=2, recent_clicks=1)
-    model, stage = NextClickModel(2, rule=rule), SecondStage()
-    rows = np.array([model.add_product()], np.int32)
-    stage.grow(1)
-    scores = model.scores(model.embed(rows, np.zeros(1, np.float32)))
-    stage.rank_and_learn(scores, model.clicks, model.known, rows, 0.0, int(rows[0]), 1.0)
-    stage.learn(rows, int(rows[0]))
-    stage.forget(rows)
-    model.learn(int(rows[0]), rows, np.zeros(1, np.float32), replays=0)

@@ -78,11 +78,14 @@ def parse_key(key: bytes | None) -> str:
     return text
 
 
+REVISION_DIGITS = 18  # of a revision, at most: what a signed 64-bit number holds
+
+
 def parse_gone(key: bytes | None, headers: Sequence[tuple[str, bytes]]) -> Gone:
     """A null record with its header `revision`. Raises BadEvent without one."""
     product_id = parse_key(key)
     revision = dict(headers).get("revision", b"")
-    if not revision.isdigit():
+    if not (revision.isdigit() and len(revision) <= REVISION_DIGITS):
         raise BadEvent(f"a null record needs its revision as header, got {revision[:40]!r}: let Freshet publish it")
     return Gone(product_id, int(revision))
 

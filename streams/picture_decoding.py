@@ -26,7 +26,7 @@ class PictureMissing:
     """A picture that could not be had."""
 
     reason: str  # says what to change
-    retry: bool  # True if waiting may help: network, time-outs, 404, 408, 425, 429, 5xx, a file not there yet
+    retry: bool  # True if it may be had later as it is: by waiting, or after a change of the settings
 
 
 def decode(content: bytes, max_pixels: int) -> Picture | PictureMissing:
@@ -37,9 +37,9 @@ def decode(content: bytes, max_pixels: int) -> Picture | PictureMissing:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             fault = _fault(image, content, max_pixels)
-            return PictureMissing(fault, retry=False) if fault else Picture(_pixels(image))
+            return fault or Picture(_pixels(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return PictureMissing(_too_many(max_pixels), retry=False)
+        return _too_many(max_pixels)
     except UnidentifiedImageError:
         start = content[:16]
         return PictureMissing(
@@ -50,22 +50,24 @@ def decode(content: bytes, max_pixels: int) -> Picture | PictureMissing:
         return PictureMissing(reason, retry=False)
 
 
-def _fault(image: Image.Image, content: bytes, max_pixels: int) -> str | None:
+def _fault(image: Image.Image, content: bytes, max_pixels: int) -> PictureMissing | None:
     """What forbids unpacking, known from the header alone."""
     width, height = image.size
     if width * height > max_pixels:
-        return f"it is {width} x {height}: {_too_many(max_pixels)}"
+        return _too_many(max_pixels, f"it is {width} x {height}: ")
     if min(width, height) < SIDE_MIN_PX:
-        return (
-            f"it is {width} x {height} pixels, at least {SIDE_MIN_PX} x {SIDE_MIN_PX} are needed: upload a larger one"
+        return PictureMissing(
+            f"it is {width} x {height} pixels, at least {SIDE_MIN_PX} x {SIDE_MIN_PX} are needed: upload a larger one",
+            retry=False,
         )
     if image.format == "JPEG" and content.count(START_OF_SCAN) > JPEG_SCANS_MAX:
-        return f"the JPEG has more than {JPEG_SCANS_MAX} scans: save it anew"
+        return PictureMissing(f"the JPEG has more than {JPEG_SCANS_MAX} scans: save it anew", retry=False)
     return None
 
 
-def _too_many(max_pixels: int) -> str:
-    return f"the picture has more than {max_pixels} pixels: shrink it or raise picture_max_pixels"
+def _too_many(max_pixels: int, size: str = "") -> PictureMissing:
+    reason = f"{size}the picture has more than {max_pixels} pixels: shrink it or raise picture_max_pixels"
+    return PictureMissing(reason, retry=True)
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:

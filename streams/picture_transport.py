@@ -1,4 +1,4 @@
-"""An httpx transport that connects to public addresses only, checked at the moment of connecting.
+"""An httpx transport that connects to public addresses only, checked at the moment of connecting; not to silent hosts.
 
 The check sits where the socket is opened, so redirects pass it as well, and a host is resolved once: the addresses
 that were checked are those connected to, whatever DNS says a moment later.
@@ -11,6 +11,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable
 
 import httpcore
 import httpx
+
+from streams.picture_hosts import SilentHosts
 
 WEB_PORTS = frozenset({80, 443, 8080, 8443})
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -25,10 +27,12 @@ class AddressRefused(Exception):
 class CheckedTransport(httpx.AsyncBaseTransport):
     """Like httpx.AsyncHTTPTransport (HTTP/1.1), but every connection goes through CheckedBackend.
 
-    Raises AddressRefused, and the errors of httpcore.
+    Raises AddressRefused, HostSilent, and the errors of httpcore.
     """
 
-    def __init__(self, *, allow_private: bool, max_connections: int) -> None:
+    def __init__(self, *, allow_private: bool, max_connections: int, silent_s: float) -> None:
+        """silent_s: so long a host is left alone that gave no answer."""
+        self._silent_hosts = SilentHosts(silent_s)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=httpx.create_ssl_context(trust_env=False),
             max_connections=max_connections,
@@ -39,15 +43,15 @@ class CheckedTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """The answer, its body still to be read."""
         url = request.url
-        answer = await self._pool.handle_async_request(
-            httpcore.Request(
-                request.method,
-                httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-                headers=request.headers.raw,
-                content=b"",
-                extensions=request.extensions,
-            )
+        asked = httpcore.Request(
+            request.method,
+            httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            headers=request.headers.raw,
+            content=b"",
+            extensions=request.extensions,
         )
+        with self._silent_hosts.asking(f"{url.scheme}://{url.netloc.decode()}"):  # here, so redirects pass it as well
+            answer = await self._pool.handle_async_request(asked)
         if not isinstance(answer.stream, AsyncIterable):
             raise TypeError(f"httpcore answered with {type(answer.stream)}, which cannot be read asynchronously")
         return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer.stream, answer))

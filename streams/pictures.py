@@ -12,12 +12,14 @@ import httpcore
 import httpx
 
 from streams.picture_decoding import Picture, PictureMissing, decode
+from streams.picture_hosts import HostSilent
 from streams.picture_transport import AddressRefused, CheckedTransport
 
 __all__ = ["Picture", "PictureLoader", "PictureMissing"]
 
 LINKS_TRIED = 3  # of one product: the first that is a picture counts
 REDIRECTS_MAX = 5
+SILENT_TIMES = 3  # the time limit: so long a host that gave no answer is left alone
 MAYBE_LATER = frozenset({404, 408, 425, 429})  # feeds run ahead of the picture server, so 404 is worth a retry
 
 
@@ -46,7 +48,11 @@ class PictureLoader:
         self._at_once = asyncio.Semaphore(at_once)
         self._threads = ThreadPoolExecutor(decode_threads, thread_name_prefix="pictures")
         self._client = httpx.AsyncClient(
-            transport=CheckedTransport(allow_private=pictures_allow_private, max_connections=at_once),
+            transport=CheckedTransport(
+                allow_private=pictures_allow_private,
+                max_connections=at_once,
+                silent_s=SILENT_TIMES * picture_timeout_s,
+            ),
             trust_env=False,  # a proxy of the environment would connect for us, unchecked
             follow_redirects=True,
             max_redirects=REDIRECTS_MAX,
@@ -111,8 +117,8 @@ class PictureLoader:
         except (TimeoutError, httpx.TimeoutException, httpcore.TimeoutException):
             reason = f"{shown(link)} took more than {self._timeout_s:g} s: make it faster or raise picture_timeout_s"
             return PictureMissing(reason, retry=True)
-        except AddressRefused as error:
-            return PictureMissing(f"{shown(link)}: {error}", retry=False)
+        except (AddressRefused, HostSilent) as error:
+            return PictureMissing(f"{shown(link)}: {error}", retry=True)
         except httpx.TooManyRedirects:
             return PictureMissing(
                 f"{shown(link)} redirects more than {REDIRECTS_MAX} times: link to the picture", False
@@ -137,11 +143,11 @@ class PictureLoader:
 
     def _from_file(self, link: str) -> bytes | PictureMissing:
         if self._root is None:
-            return PictureMissing(f"{shown(link)} is a file, and no pictures_root is set: set it", retry=False)
+            return PictureMissing(f"{shown(link)} is a file, and no pictures_root is set: set it", retry=True)
         try:
             path = (self._root / _path_of(link)).resolve()
             if not path.is_relative_to(self._root):
-                return PictureMissing(f"{shown(link)} lies outside of pictures_root: move it below", retry=False)
+                return PictureMissing(f"{shown(link)} lies outside of pictures_root: move it below", retry=True)
             if not path.exists():
                 return PictureMissing(f"{shown(link)} is not below pictures_root: put it there", retry=True)
             if not path.is_file():  # a pipe or a device would block for ever
@@ -154,7 +160,7 @@ class PictureLoader:
 
     def _too_large(self, link: str) -> PictureMissing:
         reason = f"{shown(link)} has more than {self._max_bytes} bytes: shrink it or raise picture_max_bytes"
-        return PictureMissing(reason, retry=False)
+        return PictureMissing(reason, retry=True)
 
 
 def shown(link: str) -> str:

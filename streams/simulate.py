@@ -9,10 +9,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
+
+from streams.events import BadEvent, CatalogUpdate
+from streams.parsing import parse
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -152,6 +157,26 @@ def user_id(user: int) -> str:
     return f"simulated-user-{user}"
 
 
+def read_catalog(path: Path) -> list[dict[str, Any]]:
+    """The lines of a catalog.jsonl, each a `catalog-updates` value.
+
+    Raises ValueError that names the first line that is none: with the clicks of a clicks.jsonl taken for products,
+    shoppers would click on clicks.
+    """
+    updates = []
+    with path.open("rb") as lines:
+        for number, line in enumerate(map(bytes.strip, lines), 1):
+            if line:
+                try:
+                    parse(CatalogUpdate, line)
+                except BadEvent as error:
+                    raise ValueError(
+                        f"line {number} is no catalogue line ({error}): name a catalog.jsonl, as `freshet import` makes"
+                    ) from error
+                updates.append(orjson.loads(line))
+    return updates
+
+
 def simulate(
     catalog: Iterable[dict[str, Any]],
     users: int = 1_000,
@@ -159,11 +184,12 @@ def simulate(
     seed: int = 0,
     start: datetime | None = None,
     *,
-    days: float = 14.0,
+    days: float = 0.5,
 ) -> Iterator[dict[str, Any]]:
     """`user-clicks` values in order of time, spread over `days` from start; without a start they end now.
 
-    Everything but the default start follows from the arguments. Raises ValueError like Simulator.
+    Half a day, because clicks older than the setting list_max_age_s, a day, make no list. Everything but the default
+    start follows from the arguments. Raises ValueError like Simulator.
     """
     start = start or datetime.now(UTC) - timedelta(days=days)
     span_s = days * 86_400

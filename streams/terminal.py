@@ -36,8 +36,11 @@ EXIT_CODES = {
     "streams.embedded_broker.EmbeddedBrokerMissing": MISCONFIGURED,
     "streams.ports.PortTaken": MISCONFIGURED,
     "streams.group.StreamNotCompiled": MISCONFIGURED,
+    "streams.journal.JournalInUse": MISCONFIGURED,
     "encoders.weights.UnknownSource": MISCONFIGURED,
+    "encoders.product.UnknownDevice": MISCONFIGURED,
     "store.database.SchemaTooNew": MISCONFIGURED,
+    "store.postgresql.WrongDatabase": MISCONFIGURED,
 }
 NOISY = (
     *("kafka", "aiokafka", "faust", "mode", "uvicorn", "httpx", "httpcore", "qdrant_client", "alembic", "asyncio"),

@@ -15,8 +15,10 @@ from store.users import UserStore
 from store.vectors import OfferPoint, VectorPoint, VectorStore, open_vectors
 from streams.api import Api
 from streams.broker import Broker, BrokerUnavailable
+from streams.health import Backlog
 from streams.look_alikes import LookAlikes
 from streams.ports import free_port
+from streams.replicas import ReplicaEnded
 from streams.settings import Settings
 from streams.shelf import Shelf
 from streams.status import StatusBoard
@@ -31,6 +33,8 @@ class ReplicasAtHand:
     def __init__(self, away: int = 0) -> None:
         self.away = away
         self.stopped = False
+        self.malformed = 0
+        self.ended_by: Exception | None = None
 
     async def start(self) -> None:
         if self.away:
@@ -39,6 +43,10 @@ class ReplicasAtHand:
 
     async def stop(self) -> None:
         self.stopped = True
+
+    def check(self) -> None:
+        if self.ended_by is not None:
+            raise ReplicaEnded(f"the reader of product-index has ended: {self.ended_by!r}")
 
 
 class AskedShop:
@@ -52,6 +60,7 @@ class AskedShop:
         self.shelf = Shelf()
         self.board = StatusBoard(Broker(self.settings), "worker-status")
         self.replicas = replicas
+        self.backlogs: dict[str, Backlog] = {}  # as the broker tells them
         self.api = Api(
             self.settings,
             users=self.users,
@@ -62,10 +71,12 @@ class AskedShop:
             look_alikes=LookAlikes(self.shelf, self.users, self.vectors, self.settings).of,
             board=self.board,
             replicas=replicas,
+            backlogs=lambda: self.backlogs,
         )
         self.asked: list[tuple[str, int]] = []
 
     def recommend(self, user_id: str, limit: int) -> dict[str, Any]:
+        self.replicas.check()
         self.asked.append((user_id, limit))
         item = {"product_id": BALL, "score": 0.5, "rank": 1, "source": "popular", "reason": "bought often"}
         return {"list_id": "l", "user_id": user_id, "revision": 0, "items": [item]}

@@ -24,7 +24,7 @@ from streams.broker import Broker, Outgoing, Publisher
 from streams.events import BadEvent, Contract, Id, WrongKey
 from streams.lossless import LosslessConsumer
 from streams.parsing import parse, parse_key
-from streams.role import Delivery, Message, Outcome, Role
+from streams.role import Delivery, Message, Outcome, Role, nothing
 from streams.settings import Settings, load_settings
 from streams.worker import run_worker
 
@@ -194,7 +194,11 @@ class CrashingConsumer(LosslessConsumer[Any]):
     async def _commit(self, outcome: Outcome) -> None:
         await self._reach("commit")
         await super()._commit(outcome)
-        await self._reach("acknowledge")
+
+    async def _carry_out(self, outcome: Outcome) -> None:
+        await super()._carry_out(outcome)
+        if outcome.publish or outcome.commit is not nothing:
+            await self._reach("acknowledge")
 
 
 async def main() -> None:

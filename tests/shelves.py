@@ -12,6 +12,14 @@ from encoders.reranker import Reranker, new_reranker
 from streams.events import pack_vector
 
 
+class FullReplica:
+    """Stands for a reader that has read everything: the shelf is filled by hand."""
+
+    malformed = 0
+
+    def check(self) -> None: ...
+
+
 def offer(revision: int = 1, *, title: str = "A thing", state: str = "listable", created_at: float = 1.0) -> bytes:
     """A value of product-index, as far as a shelf reads it."""
     return orjson.dumps({"revision": revision, "title": title, "state": state, "created_at": created_at})

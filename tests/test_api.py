@@ -16,6 +16,7 @@ from store.records import StoreUnavailable, UserRow
 from store.user_vectors import UserPoint
 from streams.broker import Broker
 from streams.events import WorkerStatus
+from streams.health import Backlog
 from streams.ports import PortTaken, listen
 from streams.settings import Settings
 from streams.status import ROLES, StatusBoard
@@ -190,6 +191,24 @@ async def test_before_the_replicas_are_full_there_is_nothing_of_the_shelf(
     assert response.json()["detail"].startswith(told)
 
 
+async def test_once_the_reader_of_the_replicas_has_ended_there_are_no_lists_and_everybody_is_told_what_to_do(
+    shop: AskedShop,
+) -> None:
+    assert (await ask(shop, "/users/ann/recommendations"))[0] == 200
+    shop.api._started = True
+    assert shop.api.status()["state"] == "running"
+    shop.replicas.ended_by = MemoryError("no room")
+    remedy = (
+        "the reader of product-index has ended: MemoryError('no room'); its log says why: "
+        "end the api's process, and `freshet up` or your supervisor starts it again"
+    )
+    assert await ask(shop, "/users/ann/recommendations") == (503, {"detail": f"no lists: {remedy}"})
+    code, ready = await ask(shop, "/readyz")
+    assert (code, ready["missing"][-1]) == (503, f"api: {remedy}")
+    assert (shop.api.status()["state"], shop.api.status()["reason"]) == ("waiting", remedy)
+    assert (await ask(shop, "/products/b/similar"))[0] == 200, "which needs no replica"
+
+
 async def test_a_store_that_is_away_is_told_and_a_defect_shows_no_traceback(
     shop: AskedShop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -254,6 +273,68 @@ async def test_status_adds_up_the_workers_of_a_role_and_counts_the_stores(shop: 
     assert found["stores"]["products"]["products"] == 3
     assert found["stores"]["users"] == {"users": 1, "forgotten": 0}
     assert found["stores"]["vectors"]["points"] == 3
+
+
+async def test_of_a_role_that_waits_the_status_counts_from_what_it_has_acknowledged(shop: AskedShop) -> None:
+    now = time.time()
+    shop.board.put(status_of("clicks", now, state="waiting", reason="no store", lag=0, oldest_unprocessed_s=0.0))
+    shop.backlogs = {"clicks": Backlog(70_000, now - 600.0), "encode": Backlog(40, now - 30.0)}
+    roles = (await ask(shop, "/status"))[1]["roles"]
+    assert (roles["clicks"]["state"], roles["clicks"]["lag"]) == ("waiting", 70_000)
+    assert roles["clicks"]["oldest_unprocessed_s"] == pytest.approx(600, abs=5)
+    assert (roles["encode"]["state"], roles["encode"]["lag"]) == ("not heard of", 40)
+    assert roles["encode"]["oldest_unprocessed_s"] == pytest.approx(30, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("state", "heard_s_ago", "backlog", "behind"),
+    [
+        ("running", 1.0, None, (3, 0.5)),
+        ("running", 1.0, Backlog(900, 1_000.0 - 2.0), (3, 0.5)),  # may be done, and only not committed yet
+        ("running", 1.0, Backlog(900, 1_000.0 - 2.1), (900, 2.1)),
+        ("running", 1.0, Backlog(900, None), (3, 0.5)),
+        ("running", 1.0, Backlog(0, None), (0, 0.0)),
+        ("waiting", 1.0, Backlog(900, 1_000.0 - 1.0), (900, 1.0)),
+        ("waiting", 1.0, Backlog(900, 1_000.0 + 1.0), (900, 0.0)),  # by another clock
+        ("waiting", 1.0, Backlog(900, None), (900, 0.5)),
+        ("running", 5.1, Backlog(900, 1_000.0 - 1.0), (900, 1.0)),
+        ("running", 5.1, None, (3, 0.5)),
+    ],
+)
+def test_a_role_s_own_word_on_its_lag_counts_only_while_it_keeps_up(
+    state: str, heard_s_ago: float, backlog: Backlog | None, behind: tuple[int, float]
+) -> None:
+    board = StatusBoard(Broker(Settings()), "worker-status")
+    board.put(status_of("index", 1_000.0 - heard_s_ago, state=state))
+    index = board.summary(1_000.0, {"index": backlog} if backlog else {})["roles"]["index"]
+    assert (index["lag"], index["oldest_unprocessed_s"]) == behind
+
+
+def test_what_was_left_out_is_counted_over_all_workers_and_noted() -> None:
+    board = StatusBoard(Broker(Settings()), "worker-status")
+    for role in ROLES:
+        board.put(status_of(role, 100.0))
+    assert board.summary(100.0)["notes"] == []
+    board.put(status_of("clicks", 100.0, worker_id="one", details={"not_learned": 5, "replica_malformed": 1}))
+    board.put(status_of("clicks", 101.0, worker_id="two", details={"not_learned": 2, "replica_malformed": 0}))
+    board.put(status_of("learner", 100.0, details={"malformed": 3, "replica_malformed": 4}))
+    found = board.summary(101.0)
+    assert found["roles"]["learner"]["not_learned"] == 7
+    assert {role: found["roles"][role]["malformed"] for role in ("clicks", "learner", "api")} == {
+        "clicks": 1,
+        "learner": 7,
+        "api": 0,
+    }
+    assert found["notes"] == [
+        "clicks: 1 records skipped as malformed: its log names topic, partition, offset and reason",
+        "learner: 7 records skipped as malformed: its log names topic, partition, offset and reason",
+        "learner: 7 accepted clicks were not learned: their users clicked faster than FRESHET_LEARN_CLICKS_PER_MINUTE",
+    ]
+
+
+async def test_the_api_tells_how_many_records_its_own_replicas_skipped(shop: AskedShop) -> None:
+    shop.replicas.malformed = 2
+    assert shop.api.status()["details"] == {"replica_malformed": 2}
 
 
 def test_a_role_is_alive_for_five_seconds_after_it_was_heard_and_known_for_ten_minutes() -> None:

@@ -494,6 +494,23 @@ def test_a_pause_is_a_day_at_most(role: CatalogRole, store: ProductStore, update
     assert row_of(store).retry_at == pytest.approx(time.time() + 86_400, abs=5)
 
 
+def test_a_missing_picture_is_asked_for_once_with_each_update_that_names_it_again(
+    role: CatalogRole, store: ProductStore, updates: Source, encoders: Source
+) -> None:
+    run(role, updates.message("cup", upsert()))
+    run(role, encoders.message("cup", answer(1, image=False, reason="no picture: convert it", retry=False)))
+    assert row_of(store).retry_at is None
+    for again in (upsert(), patch(image_links=["cup.jpg"])):
+        message = updates.message("cup", again)
+        assert values(run(role, message), REQUESTS)["cup"]["content_revision"] == 1  # type: ignore[index]
+        assert not values(run(role, message), REQUESTS), "a replay"
+    cheaper = patch(price={"amount": 2, "currency": "EUR"})
+    assert not values(run(role, updates.message("cup", cheaper)), REQUESTS), "nothing is said of its picture"
+    run(role, encoders.message("cup", answer(1)))
+    assert (row_of(store).image_state, row_of(store).image_reason) == ("encoded", None)
+    assert not values(run(role, updates.message("cup", upsert())), REQUESTS), "it is there"
+
+
 def test_an_answer_to_other_content_is_ignored_and_new_content_waits_for_its_own(
     role: CatalogRole, store: ProductStore, updates: Source, encoders: Source
 ) -> None:

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shelves import factors, offer, vectors, weights
+from shelves import FullReplica, factors, offer, vectors, weights
 
 from store.database import open_database
 from store.users import UserStore
@@ -25,12 +25,6 @@ from streams.topics import topic_names
 
 TOPIC = "topic-id-1"
 NAMES = topic_names(Settings(), "abc")
-
-
-class FullReplica:
-    """Stands for a reader that has read everything: the shelf is filled by hand."""
-
-    def check(self) -> None: ...
 
 
 class Clicks:

@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,10 @@ import store.leases
 import store.products
 import store.users  # noqa: F401  (these four give metadata its tables)
 from store.database import SchemaTooNew, get_fact, in_chunks, metadata, open_database, reading, set_fact, transaction
+from store.postgresql import WrongDatabase
 from store.records import StoreUnavailable
+from streams.ports import free_port
+from streams.terminal import FAILED, MISCONFIGURED, exit_code_of
 
 
 def test_a_fact_is_found_again_and_can_be_replaced(engine: Engine) -> None:
@@ -120,9 +124,37 @@ def test_sqlite_syncs_every_commit_and_never_blocks_readers(tmp_path: Path) -> N
     engine.dispose()
 
 
-def test_another_kind_of_database_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="begins with postgresql://, not mysql://"):
-        open_database("mysql://somewhere/shop", tmp_path, "users")
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("mysql://somewhere/shop", "begins with postgresql://, not mysql://; unset it for SQLite"),
+        ("somewhere", "cannot be read: write postgresql://user:password@host:5432/name, with %40 for an @"),
+        ("postgresql://u:hush@hush:hush@h/d", "cannot be read: write postgresql://"),
+        ("postgresql://u:hush@h:hush/d", "cannot be read: write postgresql://"),
+        ("postgresql://u:hush@h/d?color=red", 'has an option that PostgreSQL does not know: .*"color"$'),
+    ],
+)
+def test_a_url_that_will_never_do_says_what_to_write_and_tells_no_password(
+    tmp_path: Path, url: str, reason: str
+) -> None:
+    with pytest.raises(WrongDatabase, match=reason) as told:
+        open_database(url, tmp_path, "users")
+    assert "hush" not in "".join(traceback.format_exception(told.value)).split("WrongDatabase: ")[-1]
+    assert "hush" not in str(told.value.__cause__)
+    assert exit_code_of(told.value) == MISCONFIGURED
+
+
+def test_a_missing_driver_is_told_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(WrongDatabase, match=r"no driver here \(.*psycopg.*\): pip install 'freshet\[postgresql\]'"):
+        open_database("postgresql://u@h/d", tmp_path, "users")
+
+
+def test_a_server_that_does_not_answer_is_unavailable_and_not_misconfigured(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:\d+/d does not serve") as told:
+        open_database(f"postgresql://u:hush@127.0.0.1:{free_port()}/d", tmp_path, "users")
+    assert "hush" not in str(told.value)
+    assert exit_code_of(told.value) == FAILED
 
 
 def test_chunks_hold_each_item_once_and_at_most_five_hundred() -> None:

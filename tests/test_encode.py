@@ -9,12 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from messages import NAMES, Json, Source, delivered
+from messages import NAMES, Json, Source, delivered, values
+from messages import run as run_role
 from PIL import Image
 
 from encoders.product import ProductContent, ProductEncoder
+from store.database import open_database
+from store.products import ProductStore
+from store.records import ProductRow
+from store.vectors_server import ServerVectors
+from streams.catalog import CatalogRole
 from streams.encode import NO_LINKS, NO_WORDS, EncodeRole
 from streams.events import BadEvent, ProductVectors, unpack_vector
+from streams.index import IndexRole
 from streams.parsing import parse
 from streams.role import Message, Outcome
 from streams.settings import Settings
@@ -122,10 +129,10 @@ def test_bad_pictures_are_named_with_a_remedy_and_the_good_ones_go_through_untou
     reasons = {key: (part.modality, part.retry) for key, [part] in missing.items()}
     assert reasons == {
         "text": ("image", False),
-        "bomb": ("image", False),
+        "bomb": ("image", True),
         "dot": ("image", False),
         "absent": ("image", True),
-        "outside": ("image", False),
+        "outside": ("image", True),
         "ftp": ("image", False),
     }
     for key, words in {
@@ -170,6 +177,48 @@ def test_a_product_without_words_or_picture_has_a_record_that_says_so(
         ("image", NO_LINKS, False),
         ("text", NO_WORDS, False),
     ]
+
+
+def test_a_picture_that_was_put_right_under_its_link_is_had_when_the_product_is_sent_again(
+    started: tuple[asyncio.Runner, EncodeRole], pictures: Path, tmp_path: Path
+) -> None:
+    engine = open_database(None, tmp_path, "products")
+    products, points = ProductStore(engine), ServerVectors(":memory:", None, "")
+    encoder: ProductEncoder = started[1]._encoder  # type: ignore[assignment]
+    catalog = CatalogRole(Settings(home=tmp_path), NAMES, products)
+    index = IndexRole(Settings(home=tmp_path), NAMES, points, encoder.fingerprint, encoder.widths)
+    started[0].run(index.start())
+    topics = (NAMES.catalog_updates, NAMES.encode_requests, NAMES.product_vectors)
+    updates, requests, answers = (Source(topic, f"id-of-{topic}") for topic in topics)
+
+    def send_again() -> ProductRow:
+        """The product's row, after everything that the update led to."""
+        fields = {"title": "Scarf", "price": {"amount": 3, "currency": "EUR"}, "image_links": ["scarf.png"]}
+        update = updates.message("scarf", {"op": "upsert", "product_id": "scarf", **fields})
+        [asked] = values(run_role(catalog, update), NAMES.encode_requests).values()
+        [answered] = values(run(started, requests.message("scarf", asked)), NAMES.product_vectors).values()
+        answer = answers.message("scarf", answered)
+        run_role(catalog, answer)
+        run_role(index, answer)
+        return products.read(["scarf"])["scarf"]
+
+    (pictures / "scarf.png").write_text("an error page")
+    refused = send_again()
+    assert (refused.image_state, refused.retry_at) == ("missing", None)
+    assert "is no picture in JPEG" in str(refused.image_reason)
+    assert "image" not in found_vectors(points)
+    (pictures / "scarf.png").write_bytes((pictures / "red.png").read_bytes())
+    had = send_again()
+    assert (had.image_state, had.image_reason, had.content_revision) == ("encoded", None, refused.content_revision)
+    assert "image" in found_vectors(points)
+    points.close()
+    engine.dispose()
+
+
+def found_vectors(points: ServerVectors) -> set[str]:
+    point = points.fetch("scarf")
+    assert point is not None
+    return set(point.vectors)
 
 
 def test_only_the_newest_request_of_a_product_is_answered(

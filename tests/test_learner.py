@@ -16,6 +16,7 @@ from store.leases import LeaseLost, take_lease
 from streams.broker import Broker, Publisher
 from streams.embedded_broker import EmbeddedBroker
 from streams.events import ItemFactors, ModelWeights
+from streams.example_reader import ExampleReader
 from streams.learner import Learner
 from streams.ports import free_port
 from streams.settings import Settings
@@ -171,6 +172,45 @@ def test_a_product_that_comes_is_published_at_once_and_one_that_goes_is_withdraw
     found = factors(topics)
     assert [value is None for key, value in found if key == "a"][-1]
     assert [value["clicks"] for key, value in found if key == "new" and value is not None][-1] == 1
+
+
+def test_before_the_first_read_the_backlog_counts_from_the_checkpoint_s_offsets(topics: Topics) -> None:
+    topics.put_examples([example(n, "a", "b") for n in range(5)], partition=0)
+    topics.put_examples([example(n, "a", "b", partition=1) for n in range(3)], partition=1)
+
+    async def scenario() -> None:
+        reader = ExampleReader(topics.broker, topics.names.training_examples)
+        await reader.open()
+        await reader.seek({0: 4})
+        assert reader.lag == 1 + 3
+        await asyncio.sleep(0.1)
+        assert 0.1 <= reader.oldest_age_s < WITHIN_S
+        read = []
+        while len(read) < 4:
+            read += await reader.read(100, wait=True)
+        assert sorted((record.partition, record.offset) for record in read) == [(0, 4), (1, 0), (1, 1), (1, 2)]
+        assert reader.lag == 0
+        await reader.seek({0: 5, 1: 3})
+        assert (reader.lag, reader.oldest_age_s) == (0, 0.0)
+        await reader.close()
+
+    run(scenario)
+
+
+def test_the_status_counts_the_records_that_the_view_of_the_products_skipped(
+    settings: Settings, topics: Topics
+) -> None:
+    topics.put_products({"a": None})
+    producer = topics.broker.sync_producer()
+    producer.send(topics.names.product_index, key=b"b", value=b"garbage").get(10)
+    producer.close()
+
+    async def scenario() -> None:
+        async with Running(settings, topics) as one:
+            await one.until(state="running", products=1)
+            assert (one.fact("replica_malformed"), one.fact("malformed")) == (1, 0)
+
+    run(scenario)
 
 
 def test_a_second_learner_waits_until_the_first_has_stopped(settings: Settings, topics: Topics) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 from examples import TOPIC_IDS
-from shelves import offer, vectors
+from shelves import FullReplica, offer, vectors
 
 from encoders.next_click import Floats
 from encoders.recommender import Request
@@ -37,12 +37,6 @@ REPLAYS = 2
 TOLERANCE = 1e-5
 NAMES = topic_names(Settings(), "abc")
 PRODUCT_IDS = [f"p{number:03d}" for number in range(PRODUCTS)]  # as the learner numbers them
-
-
-class FullReplica:
-    """Stands for a reader that has read everything: the shelf is filled by hand."""
-
-    def check(self) -> None: ...
 
 
 class LivePath:

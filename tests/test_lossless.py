@@ -99,6 +99,20 @@ def test_a_record_without_key_and_value_is_a_dead_letter_too(book: Accounts) -> 
     book.check()
 
 
+def test_a_header_without_a_value_ends_neither_a_bad_event_nor_a_good_one(book: Accounts) -> None:
+    good = Event(len(book.sent), "anna")
+
+    async def send() -> None:
+        async with book.broker.producer() as producer:
+            for value in (b"of no form", good.raw):
+                await producer.send_and_wait(book.topic, value=value, key=b"anna", headers=[("trace", None)])
+
+    asyncio.run(send())
+    book.sent.append(good)
+    assert book.letter_of(b"of no form").headers[0] == ("trace", b"")
+    book.check()
+
+
 def test_a_good_event_of_two_megabytes_goes_through(book: Accounts) -> None:
     book.send(Event(len(book.sent), "anna", padding=BIG.decode()))
     book.check()

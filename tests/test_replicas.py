@@ -1,6 +1,8 @@
 """Readers of compacted topics, on a real broker."""
 
 import asyncio
+import time
+from threading import Lock
 
 import pytest
 from brokers import MakeSettings
@@ -8,7 +10,7 @@ from shelves import offer
 
 from streams.broker import Broker
 from streams.embedded_broker import EmbeddedBroker
-from streams.replicas import Replica, shelf_topics
+from streams.replicas import Replica, ReplicaEnded, shelf_topics
 from streams.shelf import Shelf
 from streams.topics import create_topics, topic_names
 
@@ -39,3 +41,33 @@ def test_a_record_of_no_known_form_is_skipped_and_counted_and_those_around_it_ar
     assert shelf.listable.sum() == 1
     assert replica.malformed >= 3 * 4
     assert f"record skipped topic={names.product_index} partition=0 offset=0" in caplog.text
+
+
+def test_a_reader_that_has_ended_says_so_and_why(
+    tansu: EmbeddedBroker, broker_settings: MakeSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = broker_settings(tansu)
+    names = topic_names(settings, "ab12")
+    create_topics(settings, names)
+    broker = Broker(settings)
+
+    def put(*_: object) -> None:
+        raise MemoryError("no room")
+
+    async def read() -> None:
+        replica = Replica(broker, {names.product_index: put}, Lock())
+        replica.check()
+        await replica.start()
+        replica.check()
+        producer = broker.sync_producer()
+        producer.send(names.product_index, key=b"rug", value=offer()).get(10)
+        producer.close()
+        deadline = time.monotonic() + 20
+        while "replica ended, its view is stale" not in caplog.text:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+        with pytest.raises(ReplicaEnded, match=r"the reader of \S+product-index has ended: MemoryError\('no room'\)"):
+            replica.check()
+        await replica.stop()
+
+    asyncio.run(read())

@@ -7,6 +7,7 @@ from brokers import environment_of
 from pydantic import ValidationError
 
 from streams.settings import Settings, UnknownSetting, load_settings
+from streams.terminal import BadSettings, read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -60,12 +61,48 @@ def test_the_names_of_the_tests_are_no_settings(monkeypatch: pytest.MonkeyPatch)
         ("ON_WRONG_KEY", "ignore"),
         ("API_HOST", "0.0.0.0"),
         ("KAFKA_SECURITY_PROTOCOL", "TLS"),
+        ("DEVICE", "gpu"),
+        ("DEVICE", "cuda:"),
+        *(("DATABASE_URL", url) for url in ("shop", "postgresql:/h/d", "mysql://h/d", "sqlite:///shop.db")),
+        *(("QDRANT_URL", url) for url in ("", "qdrant:6333", "ftp://qdrant", "http://", "http://h:x", "http://h:0")),
+        *(("CHECKPOINTS_URL", url) for url in ("s4://bucket", "file::s4://bucket", "://")),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"FRESHET_{name}", value)
     with pytest.raises(ValidationError, match=name.lower()):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("DEVICE", device) for device in ("auto", "cpu", "cuda", "cuda:1", "mps")),
+        *(("DATABASE_URL", f"{kind}://u:p@h:5432/d") for kind in ("postgresql", "postgresql+psycopg", "postgres")),
+        *(("QDRANT_URL", url) for url in ("http://h", "https://h:6333/prefix", "http://[::1]:6333")),
+        *(
+            ("CHECKPOINTS_URL", url)
+            for url in ("checkpoints", "/data", "file:///data", "s3://b", "simplecache::gs://b")
+        ),
+    ],
+)
+def test_what_can_be_had_somewhere_is_taken(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"FRESHET_{name}", value)
+    read = getattr(load_settings(), name.lower())
+    assert (read.get_secret_value() if name == "DATABASE_URL" else read) == value
+
+
+def test_a_wrong_url_is_told_with_its_remedy_and_a_password_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {"DATABASE_URL": "mysql://u:hush@h/d", "QDRANT_URL": "localhost:6333", "CHECKPOINTS_URL": "s4://bucket"}
+    for name, value in wrong.items():
+        monkeypatch.setenv(f"FRESHET_{name}", value)
+    with pytest.raises(BadSettings) as told:
+        read_settings()
+    assert str(told.value).split("; FRESHET_") == [
+        "FRESHET_DATABASE_URL: a database URL begins with postgresql://; unset it for SQLite",
+        "QDRANT_URL='localhost:6333': a Qdrant URL is like http://localhost:6333; unset it for the embedded store",
+        "CHECKPOINTS_URL='s4://bucket': fsspec knows no s4://, but s3://, gs://, ...; a folder needs none",
+    ]
 
 
 def test_secrets_never_print() -> None:

@@ -48,7 +48,7 @@ class Wanted(NamedTuple):
 
 
 def wanted(asked: str, every: int = 1) -> Wanted:
-    """The model of `name`, `name:every=5:refits=50`, or the path of a class or function of one's own, `module.attribute`.
+    """The model of `name`, `name:every=5:refits=50`, or the path of one of your own, `module.attribute`.
 
     every: what is meant where neither the text nor the table says more
 

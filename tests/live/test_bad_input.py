@@ -4,6 +4,7 @@ import io
 import struct
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -47,6 +48,11 @@ def click(user: str, number: int = 0, **fields: Any) -> Json:
 
 def upsert(product_id: str, **fields: Any) -> Json:
     return {"op": "upsert", "product_id": product_id, "title": f"a lamp called {product_id}", **fields}
+
+
+def vectors_of(product_id: str, **named: str) -> Json:
+    none = {"image": None, "text": None, "fused": None, "missing": []}
+    return {"product_id": product_id, "content_revision": 1, "encoder": "unknown", **none, **named}
 
 
 BAD_CLICKS = {
@@ -94,6 +100,22 @@ BAD_UPDATES = {
     ),
     "nothing to delete": Bad("", None, "the record has no key"),
 }
+GARBAGE = {  # on the topics that Freshet itself writes, by their names in TopicNames
+    ("product_index", "not JSON"): Bad("bad", b"<offer/>", "Invalid JSON"),
+    ("product_index", "a wrong type"): Bad(
+        "bad", {"product_id": "bad", "revision": "one"}, "revision: Input should be"
+    ),
+    ("product_index", "a null without its revision"): Bad("bad", None, "needs its revision as header"),
+    ("encode_requests", "not JSON"): Bad("bad", b"\xff\x00", "Invalid JSON"),
+    ("encode_requests", "a field is missing"): Bad("bad", {"product_id": "bad"}, "content_revision: Field required"),
+    ("encode_requests", "a null without its revision"): Bad("bad", None, "needs its revision as header"),
+    ("product_vectors", "not JSON"): Bad("bad", b"[0.1, 0.2]", "should be an object"),
+    ("product_vectors", "a field is missing"): Bad("bad", {"product_id": "bad"}, "content_revision: Field required"),
+    ("product_vectors", "of another width"): Bad("bad", vectors_of("bad", fused="AACAPw=="), "has 1 values"),
+    ("product_vectors", "no numbers"): Bad("bad", vectors_of("bad", text="*"), "not base64 of little-endian float32"),
+    ("product_vectors", "a null without its revision"): Bad("bad", None, "needs its revision as header"),
+}
+READ_BY_TWO = {("product_vectors", "not JSON"), ("product_vectors", "a field is missing")}  # catalog parses them too
 
 
 def saved(image: Image.Image, format: str, **options: Any) -> bytes:
@@ -139,7 +161,8 @@ TAKEN = ("plain.png", "cmyk.jpg", "animated.gif")
 class Aftermath(NamedTuple):
     """What is there when everything was worked on."""
 
-    letters: dict[tuple[str, str], DeadLetter]  # by topic ("clicks", "updates") and name of the bad record
+    letters: dict[tuple[str, str], DeadLetter]  # by topic ("clicks", "updates", ...) and name of the bad record
+    copies: dict[tuple[str, str], int]  # how many of each there are
     encode_letters: list[DeadLetter]
     others: int  # dead letters that no case asked for
     products: dict[str, ProductRow]
@@ -161,6 +184,7 @@ def aftermath(kafka: LocalKafka, tmp_path_factory: pytest.TempPathFactory) -> It
         truth = Truth()
         sent = {("updates", name): letter for name, letter in _send_updates(system, truth).items()}
         sent |= {("clicks", name): letter for name, letter in _send_clicks(system, truth).items()}
+        sent |= _send_garbage(system)
         system.confirm()
         system.start("catalog", "index", "clicks")
         (dying,) = system.start("encode", command=[sys.executable, str(SCRIPT), "encode", "--on", DEADLY])
@@ -175,9 +199,13 @@ def aftermath(kafka: LocalKafka, tmp_path_factory: pytest.TempPathFactory) -> It
             (letter.topic, letter.partition, letter.offset): letter for some in letters.values() for letter in some
         }
         places = {case: (place.topic, place.partition, place.offset) for case, place in sent.items()}
+        copies = Counter(
+            (letter.topic, letter.partition, letter.offset) for some in letters.values() for letter in some
+        )
         yield Aftermath(
             letters={case: found[place] for case, place in places.items() if place in found},
-            encode_letters=letters[system.names.encode_requests],
+            copies={case: copies[place] for case, place in places.items()},
+            encode_letters=[letter for letter in letters[system.names.encode_requests] if letter.key != b"bad"],
             others=len(found.keys() - places.values()),
             products=system.parts.products.read([*truth.products, DEADLY, "bad"]),
             deaths=deaths,
@@ -220,6 +248,15 @@ def _send_clicks(system: System, truth: Truth) -> dict[str, Any]:
     return {name: confirmation.get(timeout=60) for name, confirmation in sent.items()}
 
 
+def _send_garbage(system: System) -> dict[tuple[str, str], Any]:
+    """Places of the records that no role of Freshet has written, before those that one writes."""
+    sent = {
+        (topic, name): system.send(getattr(system.names, topic), bad.key.encode(), bad.raw)
+        for (topic, name), bad in GARBAGE.items()
+    }
+    return {case: confirmation.get(timeout=60) for case, confirmation in sent.items()}
+
+
 @pytest.mark.parametrize("name", BAD_CLICKS)
 def test_a_bad_click_is_a_dead_letter_with_a_reason_and_its_bytes(aftermath: Aftermath, name: str) -> None:
     bad, letter = BAD_CLICKS[name], aftermath.letters["clicks", name]
@@ -232,6 +269,17 @@ def test_a_bad_update_is_a_dead_letter_with_a_reason_and_its_bytes(aftermath: Af
     bad, letter = BAD_UPDATES[name], aftermath.letters["updates", name]
     assert bad.reason in letter.reason
     assert (letter.value, letter.key) == (bad.raw, bad.key.encode())
+
+
+@pytest.mark.parametrize("case", GARBAGE, ids=" ".join)
+def test_garbage_on_a_topic_that_freshet_writes_is_a_dead_letter_of_each_role_that_reads_it(
+    aftermath: Aftermath, case: tuple[str, str]
+) -> None:
+    bad, letter = GARBAGE[case], aftermath.letters[case]
+    assert bad.reason in letter.reason
+    assert (letter.value, letter.key) == (bad.raw, bad.key.encode())
+    # The encoder, which dies three times on another product, may have given it up again each time.
+    assert aftermath.copies[case] >= (2 if case in READ_BY_TWO else 1)
 
 
 def test_nothing_else_is_a_dead_letter_and_no_bad_product_exists(aftermath: Aftermath) -> None:
