@@ -80,16 +80,15 @@ def tune(
         told = f"{len(files)} for {len(events)} sets: name one for each, or {WITHOUT}"
         raise typer.BadParameter(told, param_hint="--vectors")
     plan = Plan(every=every, seed=seed, seen_events=tuple(sorted(read_settings().seen_events)))
-    if search == "grid":
-        _read_grid(grid or [])  # a misspelling is told before the clicks are read
+    given = _read_grid(grid or []) if search == "grid" else {}
     with progress_bars() as bars:
         sets = [
             _cut(label, _read(bars, path, file, seed if shuffled else None), clicks, held_out)
             for label, path, file in zip(_labels(events), events, files, strict=True)
         ]
         planned = (
-            tuning.Search.of_grid(_read_grid(grid or []), measure, plan)
-            if search == "grid"
+            tuning.Search.of_grid(given, measure, plan)
+            if given
             else _search(search, trials or TRIALS, settings, sets, measure, plan)
         )
         trying = bars.add_task("trials", total=None)

@@ -123,7 +123,7 @@ def _what(trials: Sequence[Trial], search: Search) -> str:
         f"first {plan.warm_up:.0%} those on known products, new to their user, are judged{every}. Of the defaults: the "
         f"mean over the sets of {TITLES[search.measure]}, as a multiple of what the defaults have on the same set. ± "
         "is the standard error of one figure; it allows for likeness among the clicks of a user. Update: mean time to "
-        "learn one click."
+        "learn one click; what else runs on the machine lengthens it."
     )
 
 
@@ -166,7 +166,7 @@ def _comparison(pairs: Sequence[tuple[ClickSet, Result, Result]], search: Search
             ]
         )
     title = TITLES[search.measure]
-    others = [name for measure, name in TITLES.items() if measure != search.measure]
+    others = [f"{name}, difference" for measure, name in TITLES.items() if measure != search.measure]
     return table(("set", "judged", f"{title}, defaults", title, "difference, 95 % interval", *others), rows)
 
 
