@@ -1,8 +1,8 @@
 """The catalogue: the shop's updates become products in SQL, offers for everybody, and work for the encoders.
 
 An offer is published with each update, an encode request only if something changed that an encoder reads, or if the
-picture is missing and the update names it again. What the encoders answer is noted in the row; that raises its revision,
-but makes no offer.
+picture is missing and the update names it again. What the encoders answer is noted in the row: its revision rises, but
+that makes no offer.
 """
 
 import time
