@@ -19,8 +19,11 @@ help:  ## Print this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  Options: SHOP=FOLDER (catalog.jsonl, clicks.jsonl or a known data set), PYTHON=python3.12'
 
+# Ctrl-C ends the demo, with 0; make itself would die of it. So where the demo stands in a terminal's foreground, the
+# shell's job control (set -m) puts it into a process group of its own, which alone gets the signal.
 demo: $(DEMO)  ## Start everything on this machine, play a shop for a minute, stop everything
-	@.venv/bin/freshet demo $(if $(SHOP),--shop "$(SHOP)")
+	@case "$$(ps -o stat= -p $$$$ 2>/dev/null)" in *+*) set -m;; esac; \
+	    .venv/bin/freshet demo $(if $(SHOP),--shop "$(SHOP)"); exit $$?
 
 test: .venv/.test  ## Run every test
 	@.venv/bin/python -m pytest --durations=15

@@ -155,7 +155,7 @@ def _prepare(shop: Path | None, home: Path, given_up: threading.Event) -> tuple[
     products = read_products(catalog)
     if len(products) < LEAST_PRODUCTS:
         raise Failure(
-            f"{shop} holds {len(products)} products: the demo needs {LEAST_PRODUCTS} or more, "
+            f"too few products in {shop} ({len(products)}): the demo needs {LEAST_PRODUCTS} or more, "
             "because one of them appears while the others are clicked on"
         )
     return pictures, products

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from typer.testing import CliRunner
 from streams import terminal
 from streams.broker import Broker
 from streams.cli import app
+from streams.cli_ask import _why_none_is_similar
 from streams.dead_letters import dead_letter
 from streams.embedded_broker import EmbeddedBroker
 from streams.ports import free_port, listen
@@ -319,6 +321,72 @@ def test_a_shop_is_imported_and_simulated_into_files(freshet: Freshet, tmp_path:
     assert {path.name for path in tmp_path.iterdir()} == {"shop", "out", "clicks.jsonl"}
 
 
+def test_an_import_tells_what_to_set_so_that_pictures_are_read(freshet: Freshet, tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    write(tmp_path / "shop" / "products.jsonl", [{"product_id": "p", "title": "Tea", "image": "images/tea.jpg"}])
+    assert freshet("import", "grocery", "shop", "out").stdout == (
+        "1 products and 0 clicks in out\n\nTo have the pictures read, set this before `freshet up`:\n"
+        f"export FRESHET_PICTURES_ROOT={tmp_path}/shop\n"
+    )
+
+
+def test_simulated_clicks_are_spread_over_the_days_that_are_asked_for(freshet: Freshet, tmp_path: Path) -> None:
+    write(tmp_path / "catalog.jsonl", [{"op": "upsert", "product_id": "p", "title": "t"}])
+
+    def oldest_and_newest_s(*more: str) -> tuple[float, float]:
+        result = freshet("simulate", "catalog.jsonl", "clicks.jsonl", "--users", "2", "--clicks", "300", *more)
+        assert result.exit_code == 0, result.output
+        lines = (tmp_path / "clicks.jsonl").read_text().splitlines()
+        times = [datetime.fromisoformat(json.loads(line)["occurred_at"]).timestamp() for line in lines]
+        assert times == sorted(times)
+        return time.time() - times[0], time.time() - times[-1]
+
+    oldest_s, newest_s = oldest_and_newest_s()
+    assert 0 <= newest_s < 3_600 < 6 * 3_600 < oldest_s < 13 * 3_600
+    oldest_s, newest_s = oldest_and_newest_s("--days", "14")
+    assert 0 <= newest_s < 86_400 < 13 * 86_400 < oldest_s < 14.1 * 86_400
+    assert freshet("simulate", "catalog.jsonl", "x", "--days", "0").exit_code == 2
+
+
+def test_a_simulation_that_fails_leaves_nothing_behind(freshet: Freshet, tmp_path: Path) -> None:
+    click = {
+        "event_id": "e",
+        "user_id": "u",
+        "product_id": "p",
+        "event": "view_item",
+        "occurred_at": "2026-01-01T00:00Z",
+    }
+    write(tmp_path / "clicks.jsonl", [click])
+    told = r"clicks\.jsonl: line 1 is no catalogue line \(.*\): name a catalog\.jsonl, as `freshet import` makes"
+    refused(freshet("simulate", "clicks.jsonl", "x"), 1, told)
+    write(tmp_path / "catalog.jsonl", [{"op": "upsert", "product_id": "p", "title": "t"}])
+    (tmp_path / "folder").mkdir()
+    assert freshet("simulate", "catalog.jsonl", "folder", "--clicks", "5").exit_code == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"clicks.jsonl", "catalog.jsonl", "folder"}
+
+
+def test_a_demo_with_wrong_settings_or_without_a_shop_says_so(freshet: Freshet, tmp_path: Path) -> None:
+    refused(freshet("demo", FRESHET_LIST_LENGTH="0"), 78, r"FRESHET_LIST_LENGTH='0': .* greater than or equal to 1")
+    refused(freshet("demo", "--shop", "nowhere"), 1, r"nowhere is not a shop's folder that Freshet knows\. .*")
+    (tmp_path / "shop").mkdir()
+    write(tmp_path / "shop" / "catalog.jsonl", [{"op": "upsert", "product_id": "p", "title": "t"}])
+    result = freshet("demo", "--shop", "shop", "--json")
+    assert result.exit_code == 1
+    assert result.stderr.endswith(
+        "freshet: too few products in shop (1): the demo needs 2 or more, because one of them appears while the others "
+        "are clicked on\n"
+    )
+
+
+def test_ctrl_c_before_the_demo_has_begun_ends_it_with_0(freshet: Freshet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("streams.cli.read_settings", interrupted)
+    result = freshet("demo")
+    assert (result.exit_code, result.stderr) == (0, "stopped; nothing was started yet\n")
+
+
 def test_files_that_cannot_be_made_say_what_to_do(freshet: Freshet, tmp_path: Path) -> None:
     refused(
         freshet("import", "fashion", "nowhere", "out"),
@@ -374,8 +442,35 @@ def test_look_alikes_are_shown_with_what_they_clicked_last(freshet: Freshet, ask
         assert freshet("similar", *arguments, settings=settings).exit_code == 2
 
 
+def test_where_nothing_is_similar_it_is_said_what_is_missing(freshet: Freshet, asked: Settings) -> None:
+    told = (
+        rf"'{BALL}' has no vector 'text': it is still to be encoded\. All that is held of it: `freshet show product ID`"
+    )
+    refused(freshet("similar", BALL, "--name", "text", settings=asked), 1, told)
+    told = rf"'{BALL}' has no vector 'image': it has no image_links\. .*"
+    refused(freshet("similar", BALL, "--name", "image", settings=asked), 1, told)
+
+
+@pytest.mark.parametrize(
+    ("held", "reason"),
+    [
+        ({"point": None, "row": {"image_state": "pending"}}, "has no vector 'image': it is still to be encoded"),
+        (
+            {"point": {"widths": {}}, "row": {"image_state": "missing", "image_reason": "x.jpg: 404"}},
+            "image': x.jpg: 404",
+        ),
+        ({"point": {"widths": {"text": 2}}, "row": {"image_state": "none"}}, "'image': it has no image_links"),
+        ({"point": {"widths": {"image": 2}}, "row": {}}, "no other product that is for sale has the vector 'image'"),
+        ({"point": {"error": "Qdrant is away"}, "row": {}}, "what is like 'p' is not known: Qdrant is away"),
+    ],
+)
+def test_why_nothing_is_similar_follows_from_what_is_held(held: dict[str, Any], reason: str) -> None:
+    assert reason in _why_none_is_similar("p", "image", held)
+
+
 def test_what_is_held_is_shown(freshet: Freshet, asked: Settings) -> None:
     assert json.loads(freshet("show", "user", "ann/1", settings=asked).stdout)["offsets"] == {"topic/0": 7}
+    assert json.loads(freshet("show", "user", "ann/1", "--json", settings=asked).stdout)["offsets"] == {"topic/0": 7}
     assert json.loads(freshet("show", "product", BALL, settings=asked).stdout)["row"]["fields"]["title"] == "Glass ball"
     refused(
         freshet("show", "user", "bob", settings=asked),

@@ -1,12 +1,15 @@
 """Dead letters: what is kept, and reading them back."""
 
+from typing import Any
+
 import pytest
 from brokers import MakeSettings
 from hypothesis import given
 from hypothesis import strategies as st
+from kafka import KafkaConsumer
 from kafka.admin import NewTopic
 
-from streams.broker import MAX_MESSAGE_BYTES, Broker, Outgoing
+from streams.broker import MAX_MESSAGE_BYTES, Broker, BrokerUnavailable, Outgoing
 from streams.dead_letters import KEPT_BYTES, dead_letter, read_dead_letters
 from streams.embedded_broker import EmbeddedBroker
 
@@ -72,7 +75,7 @@ def test_dead_letters_are_read_back_oldest_first(tansu: EmbeddedBroker, broker_s
         made = dead_letter(source, 2, offset, key=None, value=value, headers=(), reason=f"because {offset} é")
         producer.send(made.topic, key=made.key, value=made.value, headers=list(made.headers)).get(timeout=10)
     producer.close()
-    first, second = read_dead_letters(broker, [source], silence_s=0.5)
+    first, second = read_dead_letters(broker, [source])
     assert (first.topic, first.partition, first.offset, first.value) == (source, 2, 5, b"\xff")
     assert (second.offset, second.value, second.key, second.reason) == (9, None, b"", "because 9 é")
 
@@ -80,4 +83,50 @@ def test_dead_letters_are_read_back_oldest_first(tansu: EmbeddedBroker, broker_s
 def test_a_topic_without_dead_letters_gives_none(tansu: EmbeddedBroker, broker_settings: MakeSettings) -> None:
     broker = Broker(broker_settings(tansu))
     with pytest.raises(StopIteration):
-        next(read_dead_letters(broker, ["no-such-topic"], silence_s=0.2))
+        next(read_dead_letters(broker, ["no-such-topic"]))
+
+
+@pytest.mark.parametrize("broker_name", ["tansu", pytest.param("kafka", marks=pytest.mark.kafka)])
+def test_all_that_were_there_are_read_however_slow_the_broker_is_and_none_that_came_later(
+    broker_name: str, broker_settings: MakeSettings, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = broker_settings(request.getfixturevalue(broker_name))
+    broker = Broker(settings)
+    sources = [f"{settings.namespace}.clicks", f"{settings.namespace}.nothing-went-wrong"]
+    with broker.admin() as admin:
+        admin.create_topics([NewTopic(f"{source}.dead-letters", 3, 1) for source in sources])
+    producer = broker.sync_producer()
+
+    def publish(*offsets: int) -> None:
+        for offset in offsets:
+            made = dead_letter(sources[0], 0, offset, key=b"%d" % offset, value=b"v", headers=(), reason="no")
+            producer.send(made.topic, key=made.key, value=made.value, headers=list(made.headers)).get(timeout=10)
+
+    publish(*range(1_200))
+    poll = KafkaConsumer.poll
+
+    def poll_slowly(consumer: KafkaConsumer, **arguments: Any) -> Any:
+        """Two of three times nothing has come yet."""
+        polls.append(None)
+        return poll(consumer, **arguments) if len(polls) % 3 == 0 else {}
+
+    polls: list[None] = []
+    monkeypatch.setattr(KafkaConsumer, "poll", poll_slowly)
+    letters = read_dead_letters(broker, sources)
+    found = [next(letters).offset]
+    publish(5_000)
+    found += [letter.offset for letter in letters]
+    producer.close()
+    assert sorted(found) == list(range(1_200))
+
+
+def test_a_broker_that_tells_nothing_is_told(
+    tansu: EmbeddedBroker, broker_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = broker_settings(tansu)
+    broker = Broker(settings)
+    with broker.admin() as admin:
+        admin.create_topics([NewTopic(f"{settings.namespace}.clicks.dead-letters", 1, 1)])
+    monkeypatch.setattr(KafkaConsumer, "poll", lambda *_, **__: {})
+    with pytest.raises(BrokerUnavailable, match=r"no dead letter in 0\.1 s, and not the last one yet: is the broker"):
+        next(read_dead_letters(broker, [f"{settings.namespace}.clicks"], silence_s=0.1))

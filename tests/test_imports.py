@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 
 from streams.imports import (
     FASHION_COLUMNS,
+    RETAIL_SETTINGS,
     Imported,
     NotAShop,
+    ToSet,
     import_fashion,
     import_grocery,
     import_online_retail,
@@ -19,6 +22,7 @@ from streams.imports import (
     import_shop,
 )
 from streams.parsing import parse_catalog_update, parse_click
+from streams.settings import load_settings
 
 HEADER = ",".join(FASHION_COLUMNS)
 BACKPACK = "7,Unisex,Accessories,Bags,Backpacks,Black,Fall,2010,Sports,Trail Backpack Black"
@@ -35,6 +39,10 @@ def lines(path: Path) -> list[dict[str, Any]]:
             assert not parse_catalog_update(value["product_id"].encode(), line).model_extra
         values.append(value)
     return values
+
+
+def pictures_below(folder: Path) -> tuple[ToSet, ...]:
+    return (ToSet("To have the pictures read", f"export FRESHET_PICTURES_ROOT={folder}"),)
 
 
 @pytest.fixture
@@ -56,7 +64,7 @@ def retail(shop: Path, *rows: str) -> Path:
 
 
 def test_a_fashion_row_becomes_the_product_worked_out_by_hand(shop: Path, tmp_path: Path) -> None:
-    assert import_fashion(fashion(shop, BACKPACK), tmp_path) == Imported(1, 0, 0, None)
+    assert import_fashion(fashion(shop, BACKPACK), tmp_path) == Imported(1, 0, 0, None, pictures_below(shop))
     assert lines(tmp_path / "catalog.jsonl") == [
         {
             "op": "upsert",
@@ -99,7 +107,11 @@ def test_purchases_become_clicks_and_products_with_their_latest_price(shop: Path
         "13086,PINK LIGHTS,1,7.95,2010-01-01 00:00:00",
         "13086,TEA SET,1,free,2010-01-01 00:00:00",
     )
-    assert import_online_retail(retail(shop, *rows), tmp_path) == Imported(2, 4, 0, None)
+    assert import_online_retail(retail(shop, *rows), tmp_path) == Imported(2, 4, 0, None, RETAIL_SETTINGS)
+    assert [setting.line for setting in RETAIL_SETTINGS] == [
+        "export FRESHET_LEARN_CLICKS_PER_MINUTE=1000",
+        "export FRESHET_LIST_MAX_AGE_S=null",
+    ]
     products = {product["product_id"]: product for product in lines(tmp_path / "catalog.jsonl")}
     assert products["PINK LIGHTS"]["title"] == "PINK LIGHTS"
     assert products["PINK LIGHTS"]["price"] == {"amount": 7.95, "currency": "GBP"}
@@ -147,6 +159,33 @@ def test_a_ready_folder_is_copied_line_by_line_without_the_bad_ones(shop: Path, 
     assert (imported.products, imported.clicks, imported.skipped) == (2, 1, 2)
     assert (tmp_path / "catalog.jsonl").read_text() == f"{good}\n{gone}\n"
     assert (tmp_path / "clicks.jsonl").read_text() == f"{click}\n"
+
+
+def test_the_pictures_root_is_told_as_the_shell_takes_it_where_a_picture_is_a_file_and_only_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder := tmp_path / "Anna's shop").mkdir()
+    monkeypatch.chdir(folder)
+    product = {"op": "upsert", "product_id": "a", "title": "A"}
+
+    def settings(*links: str) -> tuple[ToSet, ...]:
+        (folder / "catalog.jsonl").write_text(json.dumps(product | {"image_links": links}) + "\n")
+        return import_ready(Path(), tmp_path / "out").settings
+
+    assert settings() == settings("https://shop.example/a.jpg", "HTTP://shop.example/b.jpg") == ()
+    for links in (["a.jpg"], ["https://shop.example/a.jpg", "file:///pictures/a.jpg"]):
+        (setting,) = settings(*links)
+        assert setting.line.startswith("export ")
+        assert shlex.split(setting.line)[1] == f"FRESHET_PICTURES_ROOT={folder}"
+
+
+def test_what_an_import_tells_to_set_are_settings(monkeypatch: pytest.MonkeyPatch, shop: Path, tmp_path: Path) -> None:
+    for setting in (*RETAIL_SETTINGS, *import_fashion(fashion(shop, BACKPACK), tmp_path).settings):
+        monkeypatch.setenv(*shlex.split(setting.line)[1].split("=", 1))
+    settings = load_settings()
+    assert settings.pictures_root == shop
+    assert settings.list_max_age_s is None
+    assert settings.learn_clicks_per_minute > 542  # the lines of the longest invoice
 
 
 def test_progress_names_the_file_and_ends_with_the_count(shop: Path, tmp_path: Path) -> None:
@@ -209,7 +248,7 @@ def test_a_ready_folder_is_not_written_over(shop: Path) -> None:
 @pytest.mark.shared_data
 def test_the_real_fashion_folder_is_imported_whole(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
     folder = shared_data("fashion-5k")
-    assert import_shop(folder, tmp_path) == Imported(5_000, 0, 0, None)
+    assert import_shop(folder, tmp_path) == Imported(5_000, 0, 0, None, pictures_below(folder.resolve()))
     products = lines(tmp_path / "catalog.jsonl")
     assert len({product["product_id"] for product in products}) == 5_000
     assert all((folder / product["image_links"][0]).is_file() for product in products)
@@ -233,5 +272,5 @@ def test_real_purchases_are_imported(shared_data: Callable[[str], Path], shop: P
 @pytest.mark.shared_data
 def test_the_real_grocery_folder_is_imported_whole(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
     folder = shared_data("grocery")
-    assert import_shop(folder, tmp_path) == Imported(81, 0, 0, None)
+    assert import_shop(folder, tmp_path) == Imported(81, 0, 0, None, pictures_below(folder.resolve()))
     assert all((folder / product["image_links"][0]).is_file() for product in lines(tmp_path / "catalog.jsonl"))

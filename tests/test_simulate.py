@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.parsing import parse_click
-from streams.simulate import Simulator, simulate, user_id
+from streams.settings import Settings
+from streams.simulate import Simulator, read_catalog, simulate, user_id
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 KINDS = ("boots", "dresses", "hoodies", "lamps", "shorts", "totes", "trainers", "trousers")
@@ -62,6 +64,26 @@ def test_without_a_start_the_clicks_end_now() -> None:
     last = list(simulate(catalog(), users=5, clicks=1_000, days=1))[-1]
     ago = datetime.now(UTC) - datetime.fromisoformat(last["occurred_at"])
     assert timedelta(0) <= ago < timedelta(hours=1)
+
+
+def test_without_a_start_and_days_every_click_is_young_enough_to_make_a_list() -> None:
+    first = next(iter(simulate(catalog(), users=5, clicks=1_000)))
+    ago = datetime.now(UTC) - datetime.fromisoformat(first["occurred_at"])
+    limit_s = Settings.model_fields["list_max_age_s"].default
+    assert timedelta(hours=6) < ago < 0.75 * timedelta(seconds=limit_s)
+
+
+def test_a_catalogue_is_read_and_clicks_that_are_taken_for_one_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.jsonl"
+    lines = [catalog()[0], {"op": "delete", "product_id": "p1"}]
+    path.write_bytes(b"\n".join([orjson.dumps(lines[0]), b"", orjson.dumps(lines[1])]))
+    assert read_catalog(path) == lines
+    click = next(iter(simulate(catalog(), users=1, clicks=1, start=START)))
+    path.write_bytes(b"\n".join([orjson.dumps(lines[0]), b"", orjson.dumps(click)]))
+    with pytest.raises(
+        ValueError, match=r"line 3 is no catalogue line \(.*\): name a catalog\.jsonl, as `freshet import`"
+    ):
+        read_catalog(path)
 
 
 def test_the_same_seed_gives_the_same_clicks_and_another_seed_others() -> None:
