@@ -44,7 +44,7 @@ def updated(row: ProductRow, update: Update, record_at: float) -> ProductRow:
         times = {DELETED: max(record_at, newest) if dated is None else dated}
         return replace(row, fields={}, content_hash="", deleted=True, field_times=times)
     if isinstance(update, ProductPatch) and row.deleted:
-        raise BadEvent(f"unknown product {update.product_id!r}: publish an upsert first, then replay this")
+        raise BadEvent(f"unknown product {update.product_id!r}: publish an upsert first, then this patch again")
 
     values = _values(update)
     before = {name: row.field_times.get(name, row.field_times.get(DELETED, NEVER)) for name in values}

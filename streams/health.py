@@ -52,7 +52,7 @@ def topics_of_groups(names: TopicNames) -> dict[str, tuple[str, ...]]:
     return {
         "catalog": (names.catalog_updates, names.product_vectors),
         "encode": (names.encode_requests,),
-        "index": (names.product_index, names.product_vectors),
+        "index": (names.product_index, names.product_vectors, names.user_embeddings),
         "clicks": (names.user_clicks,),
     }
 

@@ -188,7 +188,7 @@ def test_a_patch_of_an_unknown_product_is_rejected_and_the_others_go_through(
 ) -> None:
     lost = updates.message("hat", patch("hat", title="Hat"))
     outcome = run(role, lost, updates.message("cup", upsert()))
-    assert outcome.rejected == [(lost, "unknown product 'hat': publish an upsert first, then replay this")]
+    assert outcome.rejected == [(lost, "unknown product 'hat': publish an upsert first, then this patch again")]
     assert list(values(outcome, INDEX)) == ["cup"]
     assert list(store.read(["hat", "cup"])) == ["cup"]
 
@@ -205,7 +205,8 @@ def test_a_delete_leaves_a_tombstone_and_null_on_both_topics(
     assert (row.deleted, row.fields, row.revision, row.offsets) == (True, {}, 2, {"made-once/0": 1})
     assert row.image_state == "none"
     rejected = run(role, updates.message("cup", patch(title="Ghost"))).rejected
-    assert [reason for _, reason in rejected] == ["unknown product 'cup': publish an upsert first, then replay this"]
+    (reason,) = (reason for _, reason in rejected)
+    assert reason == "unknown product 'cup': publish an upsert first, then this patch again"
 
 
 def test_a_product_that_comes_back_is_encoded_again_and_its_revision_goes_on(

@@ -13,6 +13,7 @@ from messages import NAMES, Json, Source, delivered, values
 from messages import run as run_role
 from PIL import Image
 
+from encoders.next_click import FACTORS
 from encoders.product import ProductContent, ProductEncoder
 from store.database import open_database
 from store.products import ProductStore
@@ -186,7 +187,7 @@ def test_a_picture_that_was_put_right_under_its_link_is_had_when_the_product_is_
     products, points = ProductStore(engine), ServerVectors(":memory:", None, "")
     encoder: ProductEncoder = started[1]._encoder  # type: ignore[assignment]
     catalog = CatalogRole(Settings(home=tmp_path), NAMES, products)
-    index = IndexRole(Settings(home=tmp_path), NAMES, points, encoder.fingerprint, encoder.widths)
+    index = IndexRole(Settings(home=tmp_path), NAMES, points, encoder.fingerprint, encoder.widths, FACTORS)
     started[0].run(index.start())
     topics = (NAMES.catalog_updates, NAMES.encode_requests, NAMES.product_vectors)
     updates, requests, answers = (Source(topic, f"id-of-{topic}") for topic in topics)

@@ -11,6 +11,7 @@ from brokers import LocalBroker, MakeSettings
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import GroupAuthorizationFailedError
 
+from encoders.next_click import FACTORS
 from encoders.weights import fingerprint_of
 from streams.broker import Broker, BrokerUnavailable
 from streams.catalog import CatalogRole
@@ -175,7 +176,7 @@ def test_every_role_that_is_a_group_reads_the_topics_that_its_backlog_counts(bro
     roles: list[Role] = [
         CatalogRole(settings, names, parts.products),
         EncodeRole(settings, names),
-        IndexRole(settings, names, None, "", {}),  # type: ignore[arg-type]
-        ClicksRole(settings, names, parts.users, parts.shelf, parts.replica),
+        IndexRole(settings, names, None, "", {}, FACTORS),  # type: ignore[arg-type]
+        ClicksRole(settings, names, parts.broker, parts.users, parts.shelf, parts.replica),
     ]
     assert {role.name: role.topics for role in roles} == topics_of_groups(names)

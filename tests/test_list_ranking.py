@@ -53,7 +53,7 @@ def test_with_diversity_what_is_like_the_list_gives_way_to_what_is_not() -> None
     scores = [2.0, 1.8, 1.0, 0.0]
     assert chosen(scores, rows(0, 1, 2, 3), content, 0.0, 3) == [0, 1, 2]
     assert chosen(scores, rows(0, 1, 2, 3), content, 0.5, 3) == [0, 2, 1]
-    assert chosen(scores, rows(3, 2, 1, 0), content, 0.5, 4) == [0, 2, 1, 3]
+    assert chosen(scores[::-1], rows(3, 2, 1, 0), content, 0.5, 4) == [0, 2, 1, 3]
 
 
 def test_with_diversity_ties_go_to_the_better_score_and_then_to_the_lower_row() -> None:

@@ -245,7 +245,7 @@ def test_a_new_product_comes_to_whoever_it_suits_as_a_whole_list_without_a_click
 
 def test_a_list_that_the_new_product_is_not_in_is_no_news(tmp_path: Path) -> None:
     shop = shop_with_users(tmp_path, push_users=10)
-    arrive(shop, "mud", [0.01, 0.0], target=[-9.0, 0.0])
+    arrive(shop, "mud", [-50.0, 1.5], target=[-9.0, 0.0])
     assert shop.all_asides() == []
     assert shop.counts["pushed"] == 0
     assert shop.counts["push_in_vain"] == 2

@@ -81,12 +81,14 @@ def test_a_user_without_history_gets_what_is_clicked_most_then_what_is_newest() 
 
 
 def test_a_short_list_is_filled_with_what_is_popular_and_scores_still_fall() -> None:
-    shelf = shop(CLICKED | {"far": ([0.0, -1.0], [0.0, 0.0], 0)})
-    shelf.put_factors(b"far", None, ())
-    shelf.put_vectors(b"far", None, ())
-    items = ranker(shelf).rank([history("tea")])[0].items
-    assert items[-1]["product_id"] == "far"
-    assert items[-1]["source"] == "popular"
+    shelf = shop(CLICKED)
+    for number in range(40):  # with neither factors nor vectors, only some of them are candidates
+        shelf.put_offer(b"far %d" % number, offer(), ())
+    items = ranker(shelf, 50).rank([history("tea")])[0].items
+    assert len(items) == 43
+    sources = [item["source"] for item in items]
+    assert sources == sorted(sources, key="popular".__eq__)  # those behind
+    assert "popular" in sources
     scores = [item["score"] for item in items]
     assert scores == sorted(scores, reverse=True)
 

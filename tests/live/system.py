@@ -295,7 +295,7 @@ class System:
         """The dead letters by the topic that they came from; every topic that has a reader is looked at."""
         topics = sorted({topic for topics in self._topics_of_roles().values() for topic in topics})
         found: dict[str, list[DeadLetter]] = defaultdict(list)
-        for letter in read_dead_letters(self.broker, topics, silence_s=2.0):
+        for letter in read_dead_letters(self.broker, topics):
             found[letter.topic].append(letter)
         return found
 
