@@ -24,9 +24,10 @@ def place_contents(
     wanted = PRODUCTS_MIN if known is None else 2 * known.products
     is_due = len(vectors) >= wanted and sum(product_id in vectors for product_id in rows) >= wanted
     among = rows if is_due else [product_id for product_id in product_ids if product_id in rows]
-    stage.take_content(np.array([rows[product_id] for product_id in among if product_id not in vectors], np.int32))
-    placed = [product_id for product_id in among if product_id in vectors]
-    if not placed or not (is_due or known):
+    placed = [product_id for product_id in among if product_id in vectors] if is_due or known is not None else []
+    others = set(among).difference(placed)
+    stage.take_content(np.array([rows[product_id] for product_id in others], np.int32))
+    if not placed:
         return
     placed_rows = np.array([rows[product_id] for product_id in placed], np.int32)
     fused = np.stack([vectors[product_id] for product_id in placed])

@@ -304,7 +304,7 @@ class Learning:
         meta = {
             "topic_ids": self.topic_ids._asdict(),
             "positions": {str(partition): offset for partition, offset in self.positions.items()},
-            "products": self.rows,
+            "products": dict(self.rows),
             "gone": sorted(self._gone),
             "examples": self.model.examples,
             "seen_pages": seen_pages,

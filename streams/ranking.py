@@ -293,7 +293,7 @@ class Ranker:
         if click == ABSENT:
             return "often clicked now" if shelf.clicks[row] >= COLD_CLICKS else self._plainly(row)
         title = shelf.titles[click]
-        if shelf.clicks[row] < COLD_CLICKS:
+        if shelf.clicks[row] < COLD_CLICKS and row != click:
             return f"like {title}"
         after, together = k.after.share(click, row), k.together.share(click, row)
         if max(after, together) >= SHARE_TOLD:

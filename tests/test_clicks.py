@@ -114,6 +114,59 @@ def test_one_list_per_user_and_batch_names_every_event_and_examples_see_what_cam
     assert {m.partition for m in outcome.publish if m.topic == NAMES.training_examples} == {3}
 
 
+def test_an_example_says_what_no_list_holds_any_more_and_whether_one_might_have_held_the_product(
+    clicks: Clicks,
+) -> None:
+    now = time.time()
+    steps = [("tea", "purchase"), ("cup", "view_item"), ("pot", "add_to_cart"), ("axe", "view_item")]
+    steps += [("tea", "view_item"), ("cup", "view_item"), ("axe", "view_item"), ("axe", "view_item")]
+    records = []
+    for number, (product_id, event) in enumerate(steps):
+        raw = orjson.loads(click(product_id, event_id=f"e{number}", at=now - 100 + number)) | {"event": event}
+        records.append(clicks.record(orjson.dumps(raw)))
+    found = examples(clicks.compute(records))
+    assert [example.event for example in found] == [event for _, event in steps]
+    # Tea was bought; cup was viewed four clicks before; axe was among the last three, and then was the last.
+    assert [example.eligible for example in found] == [True, True, True, True, False, True, False, False]
+    assert [(before.product_id, before.seen) for before in found[4].history] == [
+        ("axe", False),
+        ("pot", False),
+        ("cup", False),
+        ("tea", True),
+    ]
+
+
+def test_which_events_take_a_product_from_the_lists_is_a_setting(tmp_path: Path) -> None:
+    clicks = Clicks(tmp_path, seen_events={"view_item"})
+    now = time.time()
+    ids = ("tea", "cup", "pot", "axe", "tea")
+    records = [clicks.record(click(name, event_id=f"e{n}", at=now - 60 + n)) for n, name in enumerate(ids)]
+    found = examples(clicks.compute(records))
+    assert [example.eligible for example in found] == [True, True, True, True, False]
+    assert {before.seen for before in found[4].history} == {True}
+
+
+def test_lists_for_clicks_hold_new_products_for_their_share_and_it_is_counted(tmp_path: Path) -> None:
+    shares = {"explore_share": 1.0, "explore_nearest": 1.0, "explore_per_user": 255, "list_length": 6}
+    clicks = Clicks(tmp_path, **shares)
+    shelf = clicks.role._shelf
+    for number in range(12):
+        key = b"old-%d" % number
+        shelf.put_offer(key, offer(title=key.decode()), ())
+        shelf.put_vectors(key, vectors([1.0, float(number)]), ())
+        shelf.put_factors(key, factors([1.0 + number, 0.0], clicks=100), ())
+    shelf.put_offer(b"new", offer(title="new", created_at=time.time()), ())
+    shelf.put_vectors(b"new", vectors([1.0, 2.0]), ())
+    shelf.put_factors(b"new", factors([-9.0, 0.0]), ())
+    made = []
+    for number in range(80):
+        user_id = f"user-{number}"
+        made += lists(clicks.compute([clicks.record(click("tea", event_id=user_id, user_id=user_id), key=user_id)]))
+    new = [item for one in made for item in one.items if item.source == "new"]
+    assert {item.product_id for item in new} == {"new"}
+    assert clicks.role.details()["explored"] == len(new) > 0
+
+
 def test_no_example_names_a_user(clicks: Clicks) -> None:
     outcome = clicks.compute([clicks.record(click("tea", user_id="ann-the-user"), key="ann-the-user")])
     (example,) = [m for m in outcome.publish if m.topic == NAMES.training_examples]

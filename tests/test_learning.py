@@ -143,6 +143,9 @@ def test_an_example_is_read_and_its_history_cut_to_what_the_model_reads() -> Non
         example(7, "a").replace(b'"a"', b"1"),
         example(7, "a", "b").replace(b"60.0", b'"old"'),
         example(7, "a", "b").replace(b"60.0", b"null"),
+        example(7, "a", "b").replace(b"60.0", b"[60.0]"),
+        example(7, "a").replace(b"purchase", b"stare"),
+        example(7, "a").replace(b'"purchase"', b"[]"),
     ],
 )
 def test_what_is_no_example_is_refused(raw: bytes | None) -> None:

@@ -121,6 +121,20 @@ def test_contents_keep_the_neighbourhood_of_the_fused_vectors() -> None:
     assert (new_lift().last == 2.0 * np.eye(len(new_lift().last))).all()
 
 
+def test_a_content_stays_bit_by_bit_when_it_is_placed_again_beside_others() -> None:
+    fused = np.random.default_rng(0).normal(size=(PRODUCTS, 300)).astype(np.float32)
+    stage, every = SecondStage(), np.arange(PRODUCTS, dtype=np.int32)
+    stage.grow(PRODUCTS)
+    stage.fit(every, fused)
+    content = stage.knowledge(np.zeros(PRODUCTS, np.int64)).content
+    before = content.copy()
+    for row in range(PRODUCTS):
+        stage.place(every[row : row + 1], fused[row : row + 1])
+    np.testing.assert_array_equal(content, before)
+    stage.place(every[:1], fused[1:2])
+    np.testing.assert_allclose(content[0], before[1], atol=1e-6)
+
+
 def test_a_reranker_that_is_not_finite_says_so() -> None:
     stage = taught(10)
     stage.serving().reranker.outward[0] = np.nan
