@@ -44,7 +44,8 @@ class Seen:
     indexed: int = 0  # of those, the ones before the new product
     indexing_s: float = 0.0  # from the first publication to the last of `indexed`
     clicks: int = 0
-    lists: int = 0
+    lists: int = 0  # that answer clicks
+    unasked: int = 0  # pushes and retractions
     latencies_s: list[float] = field(default_factory=list)
     before: list[dict[str, Any]] = field(default_factory=list)
     clicked: list[str] = field(default_factory=list)  # titles
@@ -228,7 +229,7 @@ class Play:
         patch = {"op": "patch", "product_id": product_id, "availability": "out_of_stock"}
         await self._publish(self._names.catalog_updates, [patch], "product_id")
         sold_out = time.time()
-        lists_before = seen.lists
+        lists_before = seen.lists + seen.unasked
         seen.sold_out, seen.sold_out_gone_s = seen.titles[product_id], 0.0
         while time.time() - sold_out < WATCH_AFTER_SOLD_OUT_S:
             async with self._heard:
@@ -238,7 +239,7 @@ class Play:
                 last = max(_made_at(made) for made in late)
                 seen.sold_out_gone_s = max(seen.sold_out_gone_s or 0.0, last - sold_out)
                 seen.sold_out_lists = max(seen.sold_out_lists, len(late))
-            seen.lists_after_sold_out = seen.lists - lists_before
+            seen.lists_after_sold_out = seen.lists + seen.unasked - lists_before
 
     # --- topics and time -----------------------------------------------------------------------------------------
 
@@ -252,7 +253,8 @@ class Play:
         async for record in consumer:
             heard_at = time.time()
             made = orjson.loads(record.value)
-            self.seen.lists += 1
+            self.seen.lists += made["cause"] == "click"
+            self.seen.unasked += made["cause"] != "click"
             sent = [self._sent_at.pop(event_id) for event_id in made["event_ids"] if event_id in self._sent_at]
             self.seen.latencies_s += [heard_at - sent_at for sent_at in sent]
             self._newest[made["user_id"]] = made

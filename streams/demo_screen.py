@@ -95,6 +95,7 @@ def as_json(seen: Seen) -> dict[str, Any]:
         },
         "clicks": seen.clicks,
         "lists": seen.lists,
+        "unasked_lists": seen.unasked,
         "click_to_list_ms": {"p50": p50_ms, "p99": p99_ms},
         "before": seen.before,
         "clicked": seen.clicked,
@@ -134,6 +135,7 @@ def _figures(seen: Seen) -> Table:
     cut = f"; the time allowed no more ({NO_MORE_PRODUCTS_AT:.0%} of the play)" if share else ""
     table.add_row("products indexed", f"{seen.indexed:,}{share}, {_rate(seen):.1f} a second{cut}")
     table.add_row("clicks", f"{seen.clicks:,} by {SHOPPERS} simulated shoppers; {seen.lists:,} lists")
+    table.add_row("without a click", f"{seen.unasked:,} lists: pushes of new products, retractions of what sold out")
     table.add_row("click to list", f"p50 {p50_ms:.1f} ms, p99 {p99_ms:.1f} ms, measured at the topic")
     table.add_row("a new product", f"{seen.new_product}: {_new_product(seen)}" if seen.new_product else TOO_SHORT)
     table.add_row("a product sells out", f"{seen.sold_out}: {_sold_out(seen)}" if seen.sold_out else TOO_SHORT)

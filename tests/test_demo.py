@@ -1,6 +1,6 @@
 """The demo's parts, without a broker: what it takes for a shop, what it waits for, and how it ends when it cannot play.
 
-The whole of it runs in live/test_demo.py.
+The whole of it runs in live/test_demo_processes.py.
 """
 
 import asyncio
@@ -313,6 +313,7 @@ def test_a_summary_says_what_was_seen() -> None:
         indexing_s=15.0,
         clicks=1_400,
         lists=1_399,
+        unasked=17,
         latencies_s=[0.010, 0.010, 0.010],
         new_product="Grey jumper",
         new_retrievable_s=0.24,
@@ -324,6 +325,7 @@ def test_a_summary_says_what_was_seen() -> None:
     text = printed(summary(seen))
     assert "products indexed 300, 20.0 a second" in text
     assert "1,400 by 200 simulated shoppers; 1,399 lists" in text
+    assert "17 lists: pushes of new products, retractions of what sold out" in text
     assert "p50 10.0 ms, p99 10.0 ms" in text
     assert "Grey jumper: retrievable 0.24 s and in no list yet after it was published" in text
     assert "Red dress: in no list made later than 0.01 s after (101 lists watched)" in text

@@ -93,6 +93,7 @@ def test_a_shop_is_played_and_everything_is_seen_and_nothing_left(tmp_path: Path
     assert seen["products"]["indexed"] == seen["products"]["published"] == 40
     assert seen["products"]["per_s"] > 0
     assert seen["clicks"] >= seen["lists"] > 0
+    assert seen["unasked_lists"] > 0
     assert 0 < seen["click_to_list_ms"]["p50"] <= seen["click_to_list_ms"]["p99"]
     assert len(seen["before"]) == len(seen["after"]) == 5
     assert [item["product_id"] for item in seen["before"]] != [item["product_id"] for item in seen["after"]]
