@@ -316,7 +316,10 @@ class Learning:
     def _restore(self, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> set[str]:
         """The checkpoint's state; returns its products, as far as their absence now means that they were deleted."""
         self.model = NextClickModel.from_state(_named(arrays, MODEL))
-        self.stage = SecondStage.from_state(_named(arrays, STAGE))
+        if stage := _named(arrays, STAGE):
+            self.stage = SecondStage.from_state(stage)
+        else:  # a checkpoint from before there was a second stage
+            self.stage.grow(self.model.products)
         self.stage.withdraw(np.flatnonzero(~self.model.known))
         self.rows = dict(meta["products"])
         self.seen = SeenPositions.from_state(arrays, meta["seen_pages"])

@@ -427,3 +427,15 @@ def test_going_back_finds_the_products_that_came_since() -> None:
     assortment.put_offer(b"b", offer(), ())
     learning.follow_assortment()
     assert Learning(assortment, TOPIC_IDS, checkpoint=saved).rows.keys() == {"a", "b"}
+
+
+def test_a_checkpoint_from_before_the_second_stage_is_gone_on_from() -> None:
+    learning = Learning(assortment_of("a", "b"), TOPIC_IDS)
+    learning.receive(records(example(0, "a", "b")))
+    learn_all(learning)
+    arrays, meta = learning.checkpoint()
+    arrays = {name: array for name, array in arrays.items() if not name.startswith("stage_")}
+    restored = Learning(assortment_of("a", "b"), TOPIC_IDS, checkpoint=(arrays, meta))
+    assert (restored.model.examples, restored.stage.now) == (1, 0)
+    restored.receive(records(example(1, "b", "a"), first=1))
+    assert learn_all(restored) == 1
