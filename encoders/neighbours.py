@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from encoders.next_click import ABSENT, Floats, Mask, Rows, compiled
+from encoders.next_click import ABSENT, Floats, Mask, Rows, compiled, longer
 
 NEIGHBOURS = 64  # N
 FULL_EVIDENCE = 500.0  # clicks after which a row forgets as fast as it learns
@@ -44,6 +44,13 @@ def no_neighbours(products: int) -> Neighbours:
         np.full((products, NEIGHBOURS), ABSENT, np.int32),
         np.zeros((products, NEIGHBOURS), np.float32),
         np.zeros(products, np.float32),
+    )
+
+
+def longer_neighbours(table: Neighbours, products: int) -> Neighbours:
+    """The table with room for so many; of those that come nothing is known."""
+    return Neighbours(
+        longer(table.ids, products, ABSENT), longer(table.shares, products), longer(table.evidence, products)
     )
 
 

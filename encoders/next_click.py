@@ -21,6 +21,7 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int32]
 Mask = NDArray[np.bool_]
 Compiled = TypeVar("Compiled", bound=Callable[..., object])
+Kind = TypeVar("Kind", bound=np.generic)
 
 GAP_EDGES_S = (60.0, 600.0, 3_600.0, 86_400.0, 604_800.0)  # up to a minute, ten minutes, an hour, a day, a week, more
 GAPS = len(GAP_EDGES_S) + 1
@@ -43,6 +44,13 @@ def compiled(function: Compiled) -> Compiled:
     """
     freely = {"reassoc", "contract", "nsz", "arcp"}
     return cast(Compiled, numba.njit(cache=True, nogil=True, fastmath=freely)(function))
+
+
+def longer(array: NDArray[Kind], rows: int, filled: int = 0) -> NDArray[Kind]:
+    """Return the array (n, ...) with `filled` behind it, `rows` >= n in all."""
+    more = np.full((rows, *array.shape[1:]), filled, array.dtype)
+    more[: len(array)] = array
+    return more
 
 
 @dataclass(frozen=True)
@@ -243,65 +251,3 @@ def best(scores: Floats, allowed: Mask, excluded: Rows, count: int) -> tuple[Row
             if 0 <= row < products:
                 listable[row] = allowed[row]
     return rows, tops
-
-
-@compiled
-def _strongest_click(
-    position_weights: Floats,
-    gap_weights: Floats,
-    memory_weights: Floats,
-    memory_decay: float,
-    context: Floats,
-    target: Floats,
-    history: Rows,
-    ages_s: Floats,
-    items: Rows,
-) -> Rows:
-    positions, factors = position_weights.shape
-    shares = np.float32(0.0)
-    for place in range(len(history)):
-        if history[place] >= 0:
-            shares += np.float32(memory_decay**place)
-    strongest = np.full(len(items), ABSENT, np.int32)
-    tops = np.zeros(len(items), np.float32)
-    part = np.empty(factors, np.float32)
-    for place in range(min(positions, len(history))):
-        row = history[place]
-        if row < 0:
-            continue
-        gap = gap_bucket(ages_s[place])
-        share = np.float32(memory_decay**place) / shares
-        for f in range(factors):
-            weight = position_weights[place, f] * gap_weights[gap, f] + share * memory_weights[f]
-            part[f] = weight * context[row, f]
-        for rank in range(len(items)):
-            gain = np.float32(0.0)
-            for f in range(factors):
-                gain += target[items[rank], f] * part[f]
-            if gain > tops[rank]:
-                tops[rank], strongest[rank] = gain, place
-    return strongest
-
-
-def strongest_click(
-    weights: Weights, context: Floats, target: Floats, history_rows: Rows, ages_s: Floats, items: Rows
-) -> Rows:
-    """Return (K,) int32: which of the last L clicks adds most to each item's score, as a place in the history.
-
-    The click's part is its whole part, e_j . (W_l * G_gap + Wm * d^l / sum d^l) * c_hl. -1 where no click adds
-    anything: then the item stands in the list for its bias, and no click is its reason.
-
-    history_rows  (H,) int32 of one user, newest first, -1 unknown; ages_s (H,) float32
-    items         (K,) int32, rows of the returned products, none -1
-    """
-    return _strongest_click(
-        weights.position_weights,
-        weights.gap_weights,
-        weights.memory_weights,
-        weights.memory_decay,
-        context,
-        target,
-        history_rows[: weights.memory_length],
-        ages_s[: weights.memory_length],
-        items,
-    )

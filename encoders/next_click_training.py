@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.next_click import FACTORS, GAPS, Floats, Mask, Rows, Weights, embed
+from encoders.next_click import FACTORS, GAPS, Floats, Mask, Rows, Weights, embed, longer
 from encoders.next_click_replays import EXAMPLES, RECENT, Ring, learn_examples, sweep
 from encoders.next_click_step import Parameters, Rule, draw_normal
 
@@ -230,11 +230,15 @@ class NextClickModel:
         return arrays | {"clicks": self.clicks[: self._rows], "counters": ring.counters, "random": self._random}
 
     def _grow(self, capacity: int) -> None:
-        of_products = {name: _longer(getattr(self._p, name), capacity) for name in (*_OF_PRODUCTS, "change")}
+        of_products = {name: longer(getattr(self._p, name), capacity) for name in (*_OF_PRODUCTS, "change")}
         self._p = self._p._replace(**of_products)
-        recent, known, marks = (_longer(a, capacity) for a in (self._ring.recent, self._ring.known, self._ring.marks))
-        self._ring = self._ring._replace(recent=recent, known=known, marks=marks)
-        self.clicks = _longer(self.clicks, capacity)
+        ring = self._ring
+        self._ring = ring._replace(
+            recent=longer(ring.recent, capacity),
+            known=longer(ring.known, capacity),
+            marks=longer(ring.marks, capacity),
+        )
+        self.clicks = longer(self.clicks, capacity)
 
     def _find_known_rows_again(self) -> None:
         self._ring = self._ring._replace(known_rows=self._ring.known_rows[:0])
@@ -267,10 +271,3 @@ def _new_parameters(factors: int, rule: Rule) -> Parameters:
         memory_squares=np.full(1, start),
         change=np.zeros(0, np.float32),
     )
-
-
-def _longer(array: NDArray[Any], capacity: int) -> NDArray[Any]:
-    """A copy with room for `capacity` rows, the new ones zero."""
-    room = np.zeros((capacity, *array.shape[1:]), array.dtype)
-    room[: len(array)] = array
-    return room

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.content_lift import Lift, lift_queries
-from encoders.neighbours import Neighbours
-from encoders.next_click import ABSENT, Floats, Mask, Rows, compiled
-from encoders.trends import Trends, log_count
+from encoders.content_lift import AXES, Lift, lift_queries, new_lift
+from encoders.neighbours import Neighbours, longer_neighbours, no_neighbours
+from encoders.next_click import ABSENT, Floats, Mask, Rows, compiled, longer
+from encoders.trends import Trends, log_count, no_trends
 
 FEATURES = (
     *("next_click", "clicked_lately", "clicked_recently", "clicked_ever", "clicks"),
@@ -47,6 +47,22 @@ class Knowledge(NamedTuple):
     together: Neighbours
     lift: Lift
     now: int  # learned clicks of the shop
+
+
+def no_knowledge() -> Knowledge:
+    """Of no products."""
+    nothing = np.zeros((0, AXES), np.float32)
+    return Knowledge(np.zeros(0, np.int64), nothing, no_trends(0), no_neighbours(0), no_neighbours(0), new_lift(), 0)
+
+
+def room_for(k: Knowledge, products: int) -> Knowledge:
+    """The same with room for so many products, all but their clicks."""
+    return k._replace(
+        content=longer(k.content, products),
+        trends=Trends(longer(k.trends.counts, products), longer(k.trends.counted_at, products)),
+        after=longer_neighbours(k.after, products),
+        together=longer_neighbours(k.together, products),
+    )
 
 
 class Scratch(NamedTuple):

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.content_lift import AXES, ContentMap, Lift, carried_over, fit_map, learn_lift, new_lift
-from encoders.neighbours import NEIGHBOURS, Neighbours, drop_neighbours, learn_neighbours, no_neighbours
-from encoders.next_click import ABSENT, Floats, Mask, Rows, compiled, gap_bucket
+from encoders.content_lift import ContentMap, Lift, carried_over, fit_map, learn_lift, new_lift
+from encoders.neighbours import Neighbours, drop_neighbours, learn_neighbours
+from encoders.next_click import ABSENT, Floats, Mask, Rows, compiled, gap_bucket, longer
 from encoders.next_click_step import Random, draw_below
 from encoders.next_click_training import FactorsDiverged
 from encoders.ranking_features import (
@@ -26,9 +26,11 @@ from encoders.ranking_features import (
     find_candidates,
     gather_shares,
     new_scratch,
+    no_knowledge,
+    room_for,
 )
 from encoders.reranker import Moments, Reranker, bucket_of, learn_list, new_reranker
-from encoders.trends import Trends, count_click, no_trends
+from encoders.trends import Trends, count_click
 
 RECENT_CLICKS = 20_000  # negatives of the lift are drawn from these
 NEGATIVES = 5
@@ -49,15 +51,7 @@ class SecondStage:
         """Nothing is known, and the re-ranker's score is the readable blend of clicks and content."""
         self.content_map: ContentMap | None = None
         self.changed = np.zeros(0, np.float32)  # (P,) by how much a row of neighbours has changed since published
-        self._k = Knowledge(
-            np.zeros(0, np.int64),
-            np.zeros((0, AXES), np.float32),
-            no_trends(0),
-            no_neighbours(0),
-            no_neighbours(0),
-            new_lift(),
-            0,
-        )
+        self._k = no_knowledge()
         self._reranker, self._moments = new_reranker(seed)
         self._random = np.array([seed], np.int64).view(np.uint64)
         self._recent = np.full(RECENT_CLICKS, ABSENT, np.int32)
@@ -93,12 +87,7 @@ class SecondStage:
         if capacity <= len(self.changed):
             return
         k, room = self._k, max(capacity, 2 * len(self.changed), 1024)
-        self._k = k._replace(
-            content=longer(k.content, room),
-            trends=Trends(*(longer(array, room) for array in k.trends)),
-            after=Neighbours(*(longer(array, room) for array in k.after)),
-            together=Neighbours(*(longer(array, room) for array in k.together)),
-        )
+        self._k = room_for(k, room)
         self.changed = longer(self.changed, room)
         self._scratch = new_scratch(room)
 
@@ -244,14 +233,6 @@ class SecondStage:
 def _kept(table: Neighbours, row: int) -> tuple[Rows, Floats]:
     known = int((table.ids[row] != ABSENT).sum())
     return table.ids[row, :known].copy(), table.shares[row, :known].copy()
-
-
-def longer(array: NDArray[Any], capacity: int) -> NDArray[Any]:
-    """A copy with room for `capacity` rows: zeros, and no neighbours."""
-    fill = ABSENT if array.dtype == np.int32 and array.ndim == 2 and array.shape[1] == NEIGHBOURS else 0
-    room = np.full((capacity, *array.shape[1:]), fill, array.dtype)
-    room[: len(array)] = array
-    return room
 
 
 @compiled

@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from encoders.next_click import ABSENT, Floats, Mask, Rows
+from encoders.next_click import ABSENT, Floats, Mask, Rows, longer
 from streams.lists import PROFILE_CLICKS, MadeList
 from streams.shelf import Shelf
 
@@ -175,17 +175,11 @@ class Audience:
             return
         count = min(max(FIRST_SLOTS, 2 * before), self._most)
         for name in ("partition", "revision", "made_at", "active_at", "pushed_at", "has_embedding", "embeddings"):
-            setattr(self, name, _lengthened(getattr(self, name), count, 0))
+            setattr(self, name, longer(getattr(self, name), count))
         for name in ("owes_record", "owes_list"):
-            setattr(self, name, _lengthened(getattr(self, name), count, 0))
+            setattr(self, name, longer(getattr(self, name), count))
         for name in ("products", "clicked"):
-            setattr(self, name, _lengthened(getattr(self, name), count, ABSENT))
+            setattr(self, name, longer(getattr(self, name), count, ABSENT))
         self.user_ids += [None] * (count - before)
         self._items += [b""] * (count - before)
         self._free += range(count - 1, before - 1, -1)
-
-
-def _lengthened(array: NDArray[Any], rows: int, filled: int) -> NDArray[Any]:
-    longer = np.full((rows, *array.shape[1:]), filled, array.dtype)
-    longer[: len(array)] = array
-    return longer

@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from encoders.next_click import ABSENT, Weights
+from encoders.next_click import ABSENT, Weights, longer
 from store.vectors import UnknownProduct
 from streams.broker import Headers
 from streams.events import unpack_vector
@@ -259,16 +259,10 @@ class Shelf:
 
     def _grow(self, rows: int) -> None:
         for name in ("listable", "has_vector", "has_factors", "clicks", "bias", "created_at", "births"):
-            setattr(self, name, _lengthened(getattr(self, name), rows))
+            setattr(self, name, longer(getattr(self, name), rows))
         for name in ("_offer_revision", "_vector_revision", "_factor_version", "context", "target", "fused"):
-            setattr(self, name, _lengthened(getattr(self, name), rows))
+            setattr(self, name, longer(getattr(self, name), rows))
         self.stage.grow(rows)
-
-
-def _lengthened(array: NDArray[np.generic], rows: int) -> NDArray[np.generic]:
-    longer = np.zeros((rows, *array.shape[1:]), array.dtype)
-    longer[: len(array)] = array
-    return longer
 
 
 def _widened(matrix: NDArray[np.float32], rows: int, width: int) -> NDArray[np.float32]:

@@ -6,13 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.content_lift import AXES, ContentMap, Lift, fit_map, new_lift
-from encoders.neighbours import NEIGHBOURS, Neighbours, drop_neighbours, no_neighbours
-from encoders.next_click import ABSENT, Floats, Mask, Rows
-from encoders.ranking_features import Knowledge
+from encoders.content_lift import ContentMap, Lift, fit_map, new_lift
+from encoders.neighbours import NEIGHBOURS, Neighbours, drop_neighbours
+from encoders.next_click import ABSENT, Floats, Mask, Rows, longer
+from encoders.ranking_features import Knowledge, no_knowledge, room_for
 from encoders.reranker import Reranker, new_reranker
-from encoders.second_stage import longer
-from encoders.trends import Trends, no_trends
 from streams.events import unpack_vector
 
 STAGE_KEY = "second-stage"
@@ -27,15 +25,7 @@ class ShelfStage:
     def __init__(self) -> None:
         self.content_map: ContentMap | None = None
         self.reranker: Reranker = new_reranker()[0]
-        self._k = Knowledge(
-            np.zeros(0, np.int64),
-            np.zeros((0, AXES), np.float32),
-            no_trends(0),
-            no_neighbours(0),
-            no_neighbours(0),
-            new_lift(),
-            0,
-        )
+        self._k = no_knowledge()
         self._neighbour_version: NDArray[np.int64] = np.zeros((0, 2), np.int64)
         self._versions: dict[str, Version] = {}  # by the key of model-weights
         self._map_is_own = True
@@ -67,12 +57,7 @@ class ShelfStage:
     def grow(self, rows: int) -> None:
         """There is room for so many."""
         k = self._k
-        self._k = k._replace(
-            content=longer(k.content, rows),
-            trends=Trends(*(longer(array, rows) for array in k.trends)),
-            after=Neighbours(*(longer(array, rows) for array in k.after)),
-            together=Neighbours(*(longer(array, rows) for array in k.together)),
-        )
+        self._k = room_for(k, rows)
         self._neighbour_version = longer(self._neighbour_version, rows)
 
     def clear(self, row: int) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoders.next_click import ABSENT, Floats, Rows, Weights, best, embed, gap_bucket, score, strongest_click
+from encoders.next_click import ABSENT, Floats, Rows, Weights, best, embed, gap_bucket, score
 
 DAY_S = 86_400.0
 
@@ -126,33 +126,3 @@ def test_best_is_the_sorted_list_without_what_is_forbidden(
         expected = sorted(listable, key=lambda row: (-values[row], row))[:count]
         assert [row for row in found[user] if row != ABSENT] == expected
         assert tops[user, : len(expected)].tolist() == [values[row] for row in expected]
-
-
-def test_the_strongest_click_worked_by_hand() -> None:
-    weights = two_factors()
-    # One factor says what the other click cannot: item 0 likes factor one, item 1 dislikes both clicks.
-    context, target = floats([1.0, 0.0], [3.0, 0.0]), floats([1.0, 0.0], [-1.0, 0.0])
-    #   place 0: (1 + .3 / 1.5) * 1 = 1.2;  place 1: (.5 + .3 * .5 / 1.5) * 3 = 1.8
-    found = strongest_click(weights, context, target, rows(0, 1), floats(0.0, 0.0), rows(0, 1))
-    assert found.tolist() == [1, ABSENT]
-
-
-@given(seed=st.integers(0, 10_000))
-@settings(max_examples=30, deadline=None)
-def test_the_strongest_click_is_the_one_whose_part_of_the_score_is_greatest(seed: int) -> None:
-    """A part is what is missing once the clicked product's vector is zero."""
-    weights, context, random = random_model(seed)
-    history = random.permutation(40)[:3].astype(np.int32)
-    ages_s = random.exponential(1e5, 3).astype(np.float32)
-    target = random.normal(size=(40, 8)).astype(np.float32)
-    found = strongest_click(weights, context, target, history, ages_s, np.arange(40, dtype=np.int32))
-
-    def scores(without: int | None) -> Floats:
-        vectors = context.copy()
-        if without is not None:
-            vectors[history[without]] = 0.0
-        z = embed(weights, vectors, history[None], ages_s[None], np.array([3], np.int32))
-        return score(target, np.zeros(40, np.float32), z)[0]
-
-    parts = np.stack([scores(None) - scores(place) for place in range(3)])
-    assert found.tolist() == np.where(parts.max(axis=0) > 0, parts.argmax(axis=0), ABSENT).tolist()

@@ -1,25 +1,15 @@
 """Counts of clicks in which old clicks fade: of one product after the other, and of pairs of products."""
 
-from typing import TypeVar
-
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.next_click import Floats
+from encoders.next_click import Floats, longer
 
 Doubles = NDArray[np.float64]
-Kind = TypeVar("Kind", bound=np.generic)
 
 MAX_PRODUCTS = 20_000  # of a P x P matrix: 1.7 GB
 ROOM = 1_024  # rows that an array gets beyond those it needs
 _HEAVIEST = 2.0**60  # float32 ends at 2 ** 128, and a count is the sum of many clicks
-
-
-def longer(array: NDArray[Kind], rows: int) -> NDArray[Kind]:
-    """Return the array (n, ...) with zeros behind it, `rows` >= n in all."""
-    more = np.zeros((rows, *array.shape[1:]), array.dtype)
-    more[: len(array)] = array
-    return more
 
 
 class FadingCounts:

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from encoders.baselines.evaluate_extra import module_of_extra
-from encoders.baselines.fading_counts import longer
-from encoders.next_click import Rows, compiled
+from encoders.next_click import Rows, compiled, longer
 
 
 class Interactions:

@@ -14,8 +14,8 @@ Ludewig, Jannach, UMUAI 2018 (weights by the distance of two clicks, there in se
 
 import numpy as np
 
-from encoders.baselines.fading_counts import Doubles, FadingCounts, longer, position_weights
-from encoders.next_click import Floats, Rows, compiled
+from encoders.baselines.fading_counts import Doubles, FadingCounts, position_weights
+from encoders.next_click import Floats, Rows, compiled, longer
 from encoders.recommender import Request
 
 

@@ -18,8 +18,7 @@ import math
 
 import numpy as np
 
-from encoders.baselines.fading_counts import longer
-from encoders.next_click import ABSENT, Floats, Mask, Rows, compiled
+from encoders.next_click import ABSENT, Floats, Mask, Rows, compiled, longer
 from encoders.next_click_step import Number, Random, draw_normal
 from encoders.next_click_training import FactorsDiverged
 from encoders.recommender import Request

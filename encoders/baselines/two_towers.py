@@ -16,8 +16,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from encoders.baselines.fading_counts import longer, position_weights
-from encoders.next_click import ABSENT, Floats, Rows
+from encoders.baselines.fading_counts import position_weights
+from encoders.next_click import ABSENT, Floats, Rows, longer
 from encoders.recommender import Request
 
 Array = TypeVar("Array")  # Floats, or torch's Tensor while it learns

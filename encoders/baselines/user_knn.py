@@ -16,8 +16,8 @@ import math
 
 import numpy as np
 
-from encoders.baselines.fading_counts import ROOM, longer, position_weights
-from encoders.next_click import Floats, Rows, best, compiled
+from encoders.baselines.fading_counts import ROOM, position_weights
+from encoders.next_click import Floats, Rows, best, compiled, longer
 from encoders.recommender import Request
 
 

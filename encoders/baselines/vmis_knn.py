@@ -19,8 +19,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.baselines.fading_counts import ROOM, longer
-from encoders.next_click import Floats, Rows, best, compiled
+from encoders.baselines.fading_counts import ROOM
+from encoders.next_click import Floats, Rows, best, compiled, longer
 from encoders.recommender import Request
 
 Numbers = NDArray[np.int64]
