@@ -19,6 +19,7 @@ from encoders.ranking_features import (
     gather_shares,
 )
 from encoders.reranker import INPUTS, Reranker, bucket_of, rerank
+from encoders.segments import EVERYBODY, add_lifts, fade_counts, take_best_sellers
 
 DIVERSE_WINDOW = 4  # lists long: the candidates among which a diverse list is chosen
 
@@ -57,24 +58,36 @@ def _placed(r: Reranker, scores: Floats, rows: Rows) -> Floats:
 
 @compiled
 def rank_candidates(
-    k: Knowledge, r: Reranker, scores: Floats, listable: Mask, history: Rows, age_s: float, s: Scratch
+    k: Knowledge, r: Reranker, scores: Floats, listable: Mask, history: Rows, age_s: float, segment: int, s: Scratch
 ) -> tuple[Rows, Floats]:
     """Return the candidates (N,) int32, each once and in no order, and their scores in the list (N,) float32.
 
     scores    (P,) next-click scores, NaN for a product without factors
     listable  (P,) bool: what this user may get
     history   (<= HISTORY,) int32, newest first, -1 unknown; age_s of the newest click, 0 without any
+    segment   column of the user's segment, EVERYBODY for none. Without a known click in the history, what sells best
+              in it is a candidate as well, and log(p(product | segment) / p(product)) is added to each score:
+              naive Bayes. With one it changes nothing
 
     A product's score does not depend on which others are candidates.
     """
     candidates = np.empty(CANDIDATES_MAX, np.int32)
     count = find_candidates(k, scores, listable, history, s, candidates)
+    known = _known_clicks(history)
+    by_segment = segment != EVERYBODY and known == 0
+    products, share = len(scores) if by_segment else 0, 0.0
+    of_segment, of_all = np.empty(products, np.float32), np.empty(products, np.float32)
+    if by_segment:
+        share = fade_counts(k, segment, of_segment, of_all)
+        count = take_best_sellers(of_segment, listable, count, candidates)
     rows = candidates[:count].copy()
     after, together = gather_shares(k.after, history, rows, s.place), gather_shares(k.together, history, rows, s.place)
     features = np.empty((count, len(FEATURES)), np.float32)
     fill_features(k, _placed(r, scores, rows), history, rows, after, together, features)
     inputs, ranked = np.empty((count, INPUTS), np.float32), np.empty(count, np.float32)
-    rerank(r, features, bucket_of(_known_clicks(history)), gap_bucket(age_s), inputs, ranked)
+    rerank(r, features, bucket_of(known), gap_bucket(age_s), inputs, ranked)
+    if by_segment:
+        add_lifts(of_segment, of_all, share, rows, ranked)
     return rows, ranked
 
 

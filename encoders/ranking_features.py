@@ -47,12 +47,13 @@ class Knowledge(NamedTuple):
     together: Neighbours
     lift: Lift
     now: int  # learned clicks of the shop
+    segments: Floats  # (P, 0 or 1 + S) of encoders.segments
 
 
 def no_knowledge() -> Knowledge:
     """Of no products."""
-    nothing = np.zeros((0, AXES), np.float32)
-    return Knowledge(np.zeros(0, np.int64), nothing, no_trends(0), no_neighbours(0), no_neighbours(0), new_lift(), 0)
+    none, content, segments = np.zeros(0, np.int64), np.zeros((0, AXES), np.float32), np.zeros((0, 0), np.float32)
+    return Knowledge(none, content, no_trends(0), no_neighbours(0), no_neighbours(0), new_lift(), 0, segments)
 
 
 def room_for(k: Knowledge, products: int) -> Knowledge:
@@ -62,6 +63,7 @@ def room_for(k: Knowledge, products: int) -> Knowledge:
         trends=Trends(longer(k.trends.counts, products), longer(k.trends.counted_at, products)),
         after=longer_neighbours(k.after, products),
         together=longer_neighbours(k.together, products),
+        segments=longer(k.segments, products),
     )
 
 
@@ -87,7 +89,7 @@ def new_scratch(products: int) -> Scratch:
 
 
 @compiled
-def _top(scores: Floats, allowed: Mask, count: int, rows: Rows) -> int:
+def top(scores: Floats, allowed: Mask, count: int, rows: Rows) -> int:
     """Fill rows with the best `count` allowed places of scores, in no order, ties to the lower; return how many."""
     kept = np.empty(count, np.float32)
     size = 0
@@ -152,7 +154,7 @@ def _take_neighbours(
     for at in range(touched):
         sums[at] = s.sums[s.touched[at]]
         s.sums[s.touched[at]] = 0.0
-    count = _top(sums, np.ones(touched, np.bool_), _BY_NEIGHBOURS, found)
+    count = top(sums, np.ones(touched, np.bool_), _BY_NEIGHBOURS, found)
     for at in range(count):
         found[at] = s.touched[found[at]]
     return _take(found, count, taken, candidates, s.place)
@@ -174,8 +176,8 @@ def find_candidates(k: Knowledge, scores: Floats, listable: Mask, history: Rows,
     cold = s.cold[:products]
     for row in range(products):
         cold[row] = listable[row] and k.clicks[row] < COLD_CLICKS
-    taken = _take(found, _top(scores, listable, _BY_SCORE, found), 0, candidates, s.place)
-    taken = _take(found, _top(scores, cold, _COLD_BY_SCORE, found), taken, candidates, s.place)
+    taken = _take(found, top(scores, listable, _BY_SCORE, found), 0, candidates, s.place)
+    taken = _take(found, top(scores, cold, _COLD_BY_SCORE, found), taken, candidates, s.place)
     last, recent = np.empty(k.content.shape[1], np.float32), np.empty(k.content.shape[1], np.float32)
     lift_queries(k.lift, k.content, history, last, recent)
     lifts = s.lifts[:products]
@@ -187,8 +189,8 @@ def find_candidates(k: Knowledge, scores: Floats, listable: Mask, history: Rows,
             total += last[d] * k.content[row, d]
         lifts[row] = total
     if len(history):
-        taken = _take(found, _top(lifts, listable, _BY_LIFT, found), taken, candidates, s.place)
-        taken = _take(found, _top(lifts, cold, _COLD_BY_LIFT, found), taken, candidates, s.place)
+        taken = _take(found, top(lifts, listable, _BY_LIFT, found), taken, candidates, s.place)
+        taken = _take(found, top(lifts, cold, _COLD_BY_LIFT, found), taken, candidates, s.place)
         taken = _take_neighbours(k.after, _AFTER_DECAY, listable, history, s, taken, candidates)
         taken = _take_neighbours(k.together, 1.0, listable, history, s, taken, candidates)
     for row in candidates[:taken]:

@@ -21,6 +21,7 @@ class Request(NamedTuple):
     excluded  (X,) int32, rows that must not be listed: the shop's setting of what counts as seen
     codes     (H,) uint8, what each click of the history was: 0 view_item, 1 select_item, 2 add_to_cart, 3 purchase;
               (0,) where nobody tells
+    segment   a number of the user's segment, a country for instance, from 0; -1 none
     """
 
     user: int
@@ -29,6 +30,7 @@ class Request(NamedTuple):
     at: float
     excluded: Rows
     codes: Codes = UNTOLD
+    segment: int = -1
 
 
 class Recommender(Protocol):

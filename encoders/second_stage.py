@@ -30,6 +30,7 @@ from encoders.ranking_features import (
     room_for,
 )
 from encoders.reranker import Moments, Reranker, bucket_of, learn_list, new_reranker
+from encoders.segments import column_for, count_in_segment, packed, room_for_columns, unpacked
 from encoders.trends import Trends, count_click
 
 RECENT_CLICKS = 20_000  # negatives of the lift are drawn from these
@@ -50,6 +51,7 @@ class SecondStage:
     def __init__(self, *, seed: int = 0) -> None:
         """Nothing is known, and the re-ranker's score is the readable blend of clicks and content."""
         self.content_map: ContentMap | None = None
+        self.segments: dict[str, int] = {}  # columns of Knowledge.segments
         self.changed = np.zeros(0, np.float32)  # (P,) by how much a row of neighbours has changed since published
         self._k = no_knowledge()
         self._reranker, self._moments = new_reranker(seed)
@@ -119,6 +121,11 @@ class SecondStage:
         """Copies of the faded counts (n, half-lives) of these rows, and of when they were counted (n,)."""
         return self._k.trends.counts[rows], self._k.trends.counted_at[rows]
 
+    def segments_of(self, row: int) -> dict[str, float]:
+        """The row's faded clicks by segment, "" for those of all users, as they were counted with its trends."""
+        names = ["", *self.segments]
+        return {names[column]: float(self._k.segments[row, column]) for column in np.flatnonzero(self._k.segments[row])}
+
     def neighbours_of(self, row: int) -> tuple[tuple[Rows, Floats], tuple[Rows, Floats]]:
         """Copies of the row's neighbours (n,) and their shares (n,): those after it, those together with it."""
         after, together = self._k.after, self._k.together
@@ -141,6 +148,7 @@ class SecondStage:
             drop_neighbours(table, gone)
         self._k.content[rows] = 0.0
         self._k.trends.counts[rows] = 0.0
+        self._k.segments[rows] = 0.0
         self.changed[rows] = 0.0
         self._recent[(self._recent >= 0) & gone[self._recent]] = ABSENT
 
@@ -166,9 +174,12 @@ class SecondStage:
             raise FactorsDiverged(f"the re-ranker is not finite after {self.lists} lists: restore the last checkpoint")
         return bool(found >= 0)
 
-    def learn(self, history: Rows, row: int) -> None:
-        """Neighbours, trends and lift learn the click (row) after its history (H,)."""
-        k = self._k
+    def learn(self, history: Rows, row: int, segment: str | None = None) -> None:
+        """Neighbours, trends and lift learn the click (row) after its history (H,), and that it was in this segment."""
+        column, k = column_for(self.segments, segment), self._k
+        if self.segments:
+            k = k._replace(segments=room_for_columns(k.segments, self.segments))
+            count_in_segment(k.segments, k.trends.counted_at, row, column, k.now + 1)
         _learn(
             k.after,
             k.together,
@@ -191,6 +202,9 @@ class SecondStage:
         state = {name: array[:products].copy() for name, array in self._of_products().items()}
         state |= {name: array.copy() for name, array in self._shared().items()}
         state["now"] = np.array([self._k.now])
+        if self.segments:
+            state["segments"] = self._k.segments[:products].copy()
+            state["segment_names"] = packed(self.segments)
         if self.content_map is not None:
             state["map_mean"], state["map_axes"] = self.content_map.mean, self.content_map.axes
             state["map_products"] = np.array([self.content_map.products])
@@ -207,6 +221,9 @@ class SecondStage:
         for name, array in stage._shared().items():
             array[...] = state[name]
         stage._k = stage._k._replace(now=int(state["now"][0]))
+        if "segments" in state:
+            stage.segments = unpacked(state["segment_names"])
+            stage._k = stage._k._replace(segments=longer(state["segments"], len(stage.changed)))
         if "map_mean" in state:
             stage.content_map = ContentMap(state["map_mean"], state["map_axes"], int(state["map_products"][0]))
         stage.changed[:products] = np.where(stage._k.together.evidence[:products] > 0, np.inf, 0.0)

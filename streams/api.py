@@ -21,6 +21,7 @@ from store.records import StoreUnavailable
 from store.users import UserStore
 from store.vectors import UnknownProduct, VectorStore
 from streams.broker import BrokerUnavailable
+from streams.events import Segment
 from streams.health import Backlog, Backlogs
 from streams.look_alikes import UnknownUser
 from streams.ports import listen
@@ -31,7 +32,7 @@ from streams.status import StatusBoard
 
 log = logging.getLogger(__name__)
 
-Recommend = Callable[[str, int], dict[str, Any]]
+Recommend = Callable[[str, int, str | None], dict[str, Any]]
 Neighbours = Callable[[str, Neighbourhood, int], list[Neighbour]]
 Limit = Annotated[int, Query(ge=1, le=200)]
 By = Literal["fused", "image", "text", "together", "next"]
@@ -71,16 +72,16 @@ class Api:
         vectors: VectorStore,
         recommend: Recommend,
         neighbours: Neighbours,
-        look_alikes: Recommend,
+        look_alikes: Callable[[str, int], dict[str, Any]],
         board: StatusBoard,
         replicas: Replicas,
         backlogs: Callable[[], Mapping[str, Backlog]] | None = None,
     ) -> None:
         """Nothing listens yet.
 
-        recommend  (user_id, limit) -> a list as on the topic `recommendations`; runs in any thread, once the
+        recommend  (user_id, limit, segment) -> a list as on the topic `recommendations`; runs in any thread, once the
                    replicas are full, also for a user who is not known; may raise ReplicaEnded
-        neighbours, look_alikes  as Shelf.neighbours and LookAlikes.of; like recommend
+        neighbours, look_alikes  as Shelf.neighbours and LookAlikes.of; they may raise the same
         backlogs   what waits for each role, by its name, called in any thread; None: the broker is asked
         """
         self._settings = settings
@@ -165,14 +166,13 @@ class Api:
 
     # --- what is asked -------------------------------------------------------------------------------------------
 
-    def recommendations(self, user_id: str, limit: Limit = 20) -> dict[str, Any]:
-        """The list for this moment, with the products' titles."""
+    def recommendations(self, user_id: str, limit: Limit = 20, segment: Segment = None) -> dict[str, Any]:
+        """The list for this moment, with the products' titles; the segment counts while nothing is known of her."""
         self._need_replicas("lists")
-        made = self._recommend(user_id, limit)
+        made = self._recommend(user_id, limit, segment)
         rows = self._products.read([item["product_id"] for item in made["items"]])
         titles = {product_id: row.fields.get("title") for product_id, row in rows.items()}
-        items = [{**item, "title": titles.get(item["product_id"])} for item in made["items"]]
-        return {**made, "items": items}
+        return {**made, "items": [{**item, "title": titles.get(item["product_id"])} for item in made["items"]]}
 
     def similar(self, product_id: str, limit: Limit = 20, by: By = "fused") -> dict[str, Any]:
         """The listable products that are like this one, best first: those with the nearest vector of that name, or

@@ -177,6 +177,9 @@ def simulate(
             "if it is not set, are learned but make no list.",
         ),
     ] = 0.5,
+    segments: Annotated[
+        int, typer.Option(min=0, help="Segments, like countries: each has popular products of its own.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same shoppers.")] = 0,
 ) -> None:
     """Make clicks of simulated shoppers with tastes, for a shop without clicks. Their user ids say simulated."""
@@ -186,7 +189,7 @@ def simulate(
 
     try:
         products = shoppers.read_catalog(_existing(catalog))
-        made = shoppers.simulate(products, users, clicks, seed, days=days)
+        made = shoppers.simulate(products, users, clicks, seed, days=days, segments=segments)
     except ValueError as error:
         raise Failure(f"{catalog}: {error}") from error
     partial = out.with_name(out.name + ".partial")

@@ -26,9 +26,14 @@ ALIKE = {"together": ("share", "together with"), "next": ("share", "next after")
 
 
 @app.command(rich_help_panel="Ask")
-def recommend(user: str, limit: Limit = 20, as_json: Json = False) -> None:
+def recommend(
+    user: str,
+    limit: Limit = 20,
+    segment: Annotated[str, typer.Option(help="Hers, as clicks name it; for who has no click yet.")] = "",
+    as_json: Json = False,
+) -> None:
     """What is recommended to a user at this moment."""
-    made = _ask(f"/users/{quote(user, safe='')}/recommendations", limit=limit)
+    made = _ask(f"/users/{quote(user, safe='')}/recommendations", limit=limit, segment=segment)
     if as_json:
         print_json(made)
         return

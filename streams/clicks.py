@@ -49,6 +49,7 @@ class _User:
     partition: int = 0  # of user-clicks
     changed: bool = False
     answers: list[str] = field(default_factory=list)  # events that the list answers
+    segment: str | None = None  # of the newest of them
     examples: list[Outgoing] = field(default_factory=list)
     forgotten: Forgotten | None = None
 
@@ -186,6 +187,7 @@ class ClicksRole(Role[UserClick | None]):
         limit_s = self._settings.list_max_age_s
         if limit_s is None or now - click.occurred_at.timestamp() <= limit_s:
             user.answers.append(click.event_id)
+            user.segment = click.segment
 
     def _is_learned(self, history: History, occurred_at: float) -> bool:
         """False beyond the cap of clicks that a user may have learned in a minute."""
@@ -196,7 +198,8 @@ class ClicksRole(Role[UserClick | None]):
 
     def _rank(self, users: list[_User]) -> dict[str, Ranked]:
         user_ids = [user.user_id for user in users]
-        ranked = self._ranker.rank([user.history for user in users], explore_for=user_ids)
+        segments = [user.segment for user in users]
+        ranked = self._ranker.rank([user.history for user in users], segments=segments, explore_for=user_ids)
         return {user.user_id: made for user, made in zip(users, ranked, strict=True)}
 
     def _row(self, user: _User, ranked: dict[str, Ranked], now: float) -> UserRow:
@@ -245,6 +248,8 @@ class ClicksRole(Role[UserClick | None]):
                 for product_id, age_s in zip(history.product_ids[:EXAMPLE_CLICKS], ages_s, strict=True)
             ],
         }
+        if click.segment is not None:
+            value["segment"] = click.segment
         return Outgoing(self._names.training_examples, None, orjson.dumps(value), (), message.partition)
 
     def details(self) -> dict[str, float | int | str]:

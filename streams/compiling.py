@@ -29,7 +29,7 @@ def compile_learning() -> None:
     stage.grow(1)
     scores = model.scores(model.embed(rows, np.zeros(1, np.float32)))
     stage.rank_and_learn(scores, model.clicks, model.known, rows, 0.0, int(rows[0]), 1.0)
-    stage.learn(rows, int(rows[0]))
+    stage.learn(rows, int(rows[0]), "segment")
     stage.forget(rows)
     model.learn(int(rows[0]), rows, np.zeros(1, np.float32), replays=0)
 

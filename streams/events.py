@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 Id = Annotated[str, Field(min_length=1, max_length=200, description="an id of the shop")]
 ShortText = Annotated[str, Field(max_length=1_000)]
@@ -19,6 +19,11 @@ Link = Annotated[str, Field(min_length=1, max_length=2_000)]
 Availability = Literal["in_stock", "out_of_stock", "preorder", "backorder"]
 ClickEvent = Literal["view_item", "select_item", "add_to_cart", "purchase"]
 ListSource = Literal["next-click", "content", "popular", "new"]
+Segment = Annotated[
+    Annotated[str, StringConstraints(strip_whitespace=True, max_length=64)] | None,
+    AfterValidator(lambda text: text or None),
+    Field(description="what the shop tells its users apart by, such as a country; empty counts as none"),
+]
 EARLIEST = datetime.fromisoformat("1990-01-01T00:00:00+00:00")
 
 
@@ -108,6 +113,7 @@ class UserClick(Contract):
     occurred_at: AwareDatetime
     list_id: Id | None = None
     position: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    segment: Segment = None
 
 
 # --- what Freshet publishes --------------------------------------------------------------------------------------
@@ -179,6 +185,7 @@ class TrainingExample(Contract):
     event: ClickEvent
     occurred_at: float  # s since 1970
     eligible: bool = True  # a list might have held the product: the user had not seen it
+    segment: Segment = None
     history: list[HistoryClick]
 
 
@@ -194,6 +201,7 @@ class ItemFactors(Contract):
     clicks: int
     lately: list[float]  # clicks with the half-lives of encoders.trends.HALF_LIVES, faded until counted_at
     counted_at: int  # learned clicks of the shop at the product's last click
+    segments: dict[str, float] = {}  # clicks by segment, "" those of all users, with the half-life of encoders.segments
 
 
 class NeighbourRow(Contract):

@@ -28,6 +28,7 @@ class Example(NamedTuple):
     seen: Mask  # (H,) whether a list holds the product no more
     event: str = "view_item"
     eligible: bool = True  # a list might have held the product
+    segment: str | None = None
 
 
 class Source(NamedTuple):
@@ -55,15 +56,19 @@ def parse_example(raw: bytes | None) -> tuple[Source, Example]:
             np.array([bool(click.get("seen", False)) for click in history], np.bool_),
             value["event"],
             bool(value.get("eligible", True)),
+            value.get("segment"),
         )
         source = Source(value["topic_id"], value["partition"], value["offset"])
     except (ValueError, KeyError, TypeError) as error:
         raise BadEvent(f"not a training example: {error!r}") from error
-    texts = {type(text) for text in (source.topic_id, example.product_id, example.event, *example.history)}
+    named = (source.topic_id, example.product_id, example.event, example.segment or "", *example.history)
+    texts = {type(text) for text in named}
     if example.event not in EVENTS:
         raise BadEvent(f"not a training example: {example.event!r} is no event, they are {', '.join(EVENTS)}")
     if texts != {str} or not all(type(number) is int and number >= 0 for number in source[1:]):
-        raise BadEvent(f"not a training example: ids must be texts, the source {source[:3]} two counts from 0")
+        raise BadEvent(
+            f"not a training example: ids and segment must be texts, the source {source[:3]} two counts from 0"
+        )
     if ages_s.shape != (len(history),) or not np.isfinite(ages_s).all():
         raise BadEvent("not a training example: an age is not a number")
     return source, example
@@ -159,31 +164,42 @@ class Waiting:
 
 
 def pack_examples(examples: list[Example]) -> tuple[dict[str, NDArray[Any]], list[str]]:
-    """Arrays and the product ids that they point to: far smaller than the examples as JSON."""
+    """Arrays and the texts that they point to, ids and segments: far smaller than the examples as JSON."""
     places: dict[str, int] = {}
     width = max((len(example.history) for example in examples), default=0)
     products = np.full((len(examples), 1 + width), -1, np.int32)
     ages_s = np.zeros((len(examples), width), np.float32)
     seen = np.zeros((len(examples), width), np.bool_)
+    segments = np.full(len(examples), -1, np.int32)
     for row, example in enumerate(examples):
         ids = (example.product_id, *example.history)
         products[row, : len(ids)] = [places.setdefault(product_id, len(places)) for product_id in ids]
         ages_s[row, : len(example.ages_s)] = example.ages_s
         seen[row, : len(example.seen)] = example.seen
+        if example.segment is not None:
+            segments[row] = places.setdefault(example.segment, len(places))
     kinds = np.array([(EVENTS.index(example.event), example.eligible) for example in examples], np.int8).reshape(-1, 2)
     arrays = {"waiting_products": products, "waiting_ages_s": ages_s, "waiting_seen": seen, "waiting_kinds": kinds}
-    return arrays, list(places)
+    return arrays | {"waiting_segments": segments}, list(places)
 
 
-def unpack_examples(arrays: Mapping[str, NDArray[Any]], product_ids: list[str]) -> list[Example]:
+def unpack_examples(arrays: Mapping[str, NDArray[Any]], texts: list[str]) -> list[Example]:
     """What pack_examples was given."""
     examples = []
     columns = [arrays[f"waiting_{name}"] for name in ("products", "ages_s", "seen", "kinds")]
-    for places, ages_s, seen, (event, eligible) in zip(*columns, strict=True):
-        clicked, *history = [product_ids[place] for place in places.tolist() if place >= 0]
+    none = np.full(len(columns[0]), -1, np.int32)  # a checkpoint from before there were segments
+    columns.append(arrays.get("waiting_segments", none))
+    for places, ages_s, seen, (event, eligible), segment in zip(*columns, strict=True):
+        clicked, *history = [texts[place] for place in places.tolist() if place >= 0]
         known = len(history)
         example = Example(
-            clicked, tuple(history), ages_s[:known].copy(), seen[:known].copy(), EVENTS[event], bool(eligible)
+            clicked,
+            tuple(history),
+            ages_s[:known].copy(),
+            seen[:known].copy(),
+            EVENTS[event],
+            bool(eligible),
+            texts[segment] if segment >= 0 else None,
         )
         examples.append(example)
     return examples

@@ -36,6 +36,7 @@ class Changes(NamedTuple):
     clicks: list[int]
     lately: Floats  # (n, half-lives) faded counts
     counted_at: NDArray[np.int64]  # (n,)
+    segments: list[dict[str, float]]  # faded counts by segment, "" for all users
     neighbours: list[NeighbourIds]
     gone: list[str]  # products that are in the model no more
     weights: Weights | None  # None: as they were published
@@ -75,6 +76,8 @@ def factor_records(changes: Changes, names: TopicNames, epoch: int, sequence: in
             "lately": changes.lately[row].tolist(),
             "counted_at": int(changes.counted_at[row]),
         }
+        if changes.segments[row]:
+            value["segments"] = changes.segments[row]
         messages.append(Outgoing(names.item_factors, product_id.encode(), orjson.dumps(value)))
     messages += [_neighbours_record(row, names, version) for row in changes.neighbours]
     if changes.stage is not None:

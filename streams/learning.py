@@ -176,7 +176,7 @@ class Learning:
                 age_s = float(example.ages_s[0]) if len(history) else 0.0
                 scores = self.model.scores(self.model.embed(history, example.ages_s))
                 self.stage.rank_and_learn(scores, self.model.clicks, listable, history, age_s, row, weight)
-        self.stage.learn(history, row)
+        self.stage.learn(history, row, example.segment)
         weights = np.array([weight], np.float32)
         self.model.learn_many(np.array([row]), history[None], example.ages_s[None], weights, replays=replays)
 
@@ -236,6 +236,7 @@ class Learning:
             *self.model.vectors(rows),
             self.model.clicks[rows].tolist(),
             *self.stage.trends(rows),
+            segments=[self.stage.segments_of(row) for row in rows.tolist()],
             neighbours=[self._neighbours(names, row) for row in beside.tolist()],
             gone=sorted(self._gone),
             weights=self.model.weights() if is_learned else None,

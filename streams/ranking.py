@@ -19,6 +19,7 @@ from encoders.exploration_step import Rule
 from encoders.list_ranking import ServedFactors, choose_listed, clicks_behind, rank_candidates
 from encoders.next_click import ABSENT, GAPS, Floats, Rows, embed, score
 from encoders.ranking_features import COLD_CLICKS, HISTORY, JUST_LOOKED_AT, Knowledge, new_scratch
+from encoders.segments import EVERYBODY
 from store.history import EVENTS, History
 from streams.events import ListSource
 from streams.settings import Settings
@@ -83,18 +84,21 @@ class Ranker:
         *,
         at: float | None = None,
         length: int | None = None,
+        segments: Sequence[str | None] = (),
         explore_for: Sequence[str] = (),
     ) -> list[Ranked]:
         """A list for each history (newest click first), by what is known and available at this moment.
 
         at           the time (s since 1970) from which the clicks' ages count; None: the newest click of each
+        segments     of each user, or of none; it counts for who has no click on a product of the shelf
         explore_for  the users' ids: their lists may hold new products that are to find their shoppers; none: no list
         """
         ranked: list[Ranked] = []
         for begin in range(0, len(histories), USERS_AT_ONCE):
             chunk = slice(begin, begin + USERS_AT_ONCE)
             with self._shelf.lock:
-                ranked += self._rank(histories[chunk], at, length or self._length, explore_for[chunk])
+                some = histories[chunk], segments[chunk]
+                ranked += self._rank(*some, at, length or self._length, explore_for[chunk])
         return ranked
 
     def seen(self, history: History) -> set[str]:
@@ -102,12 +106,19 @@ class Ranker:
         pairs = zip(history.product_ids, history.codes, strict=True)
         return {product_id for product_id, code in pairs if code in self._seen_codes}
 
-    def score(self, histories: Sequence[Rows], ages_s: Sequence[Floats], unwanted: Sequence[Rows]) -> list[Scored]:
+    def score(
+        self,
+        histories: Sequence[Rows],
+        ages_s: Sequence[Floats],
+        unwanted: Sequence[Rows],
+        segments: Sequence[str | None] = (),
+    ) -> list[Scored]:
         """The candidates of each user and their scores; call under the shelf's lock.
 
         histories  (<= HISTORY,) int32 each, rows of the clicked products, newest first, -1 unknown
         ages_s     as long, how long before this moment
         unwanted   rows that the user must not get
+        segments   of each user, or of none
         """
         shelf = self._shelf
         self._make_room()
@@ -116,8 +127,11 @@ class Ranker:
         for user, history in enumerate(histories):
             self._listable[unwanted[user]] = False
             age_s = float(ages_s[user][0]) if len(history) else 0.0
-            reranker, scores = shelf.stage.reranker, next_click[user]
-            rows, ranked = rank_candidates(knowledge, reranker, scores, self._listable, history, age_s, self._scratch)
+            segment = shelf.stage.column_of(segments[user]) if segments else EVERYBODY
+            reranker, scores, listable = shelf.stage.reranker, next_click[user], self._listable
+            rows, ranked = rank_candidates(
+                knowledge, reranker, scores, listable, history, age_s, segment, self._scratch
+            )
             self._listable[unwanted[user]] = shelf.listable[unwanted[user]]
             embedding = embeddings[user] if embeddings is not None and (history != ABSENT).any() else None
             scored.append(Scored(rows, ranked, scores, embedding))
@@ -126,7 +140,12 @@ class Ranker:
     # --- one chunk of users --------------------------------------------------------------------------------------
 
     def _rank(
-        self, histories: Sequence[History], at: float | None, length: int, explore_for: Sequence[str]
+        self,
+        histories: Sequence[History],
+        segments: Sequence[str | None],
+        at: float | None,
+        length: int,
+        explore_for: Sequence[str],
     ) -> list[Ranked]:
         shelf = self._shelf
         if not len(shelf):
@@ -143,7 +162,7 @@ class Ranker:
             times = history.times[:HISTORY]
             now = (times[0] if len(times) else 0.0) if at is None else at
             ages_s.append(np.maximum(now - times, 0.0).astype(np.float32))
-        scored = self.score(clicked, ages_s, unwanted)
+        scored = self.score(clicked, ages_s, unwanted, segments)
         new = self._new_rows() if explore_for else NO_ROWS
         lists = []
         for user, history in enumerate(histories):

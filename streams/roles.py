@@ -76,7 +76,7 @@ class Parts:
         url = s.database_url.get_secret_value() if s.database_url else None
         return open_database(url, s.home, name, s.namespace)
 
-    def recommend(self, user_id: str, limit: int) -> dict[str, Any]:
+    def recommend(self, user_id: str, limit: int, segment: str | None = None) -> dict[str, Any]:
         """A list for this moment, as on the topic `recommendations`, from the row and the shelf as they are.
 
         Raises what ended the shelf's reader, if something did: a list from a stale shelf might hold what sold out.
@@ -86,7 +86,7 @@ class Parts:
         history = History.of(row.clicks if row else ())
         ranker = lists_ranker(self.shelf, self.settings)
         now = datetime.now(UTC)
-        made = ranker.rank([history], at=now.timestamp(), length=limit)[0]
+        made = ranker.rank([history], at=now.timestamp(), length=limit, segments=[segment])[0]
         epoch, sequence = self.shelf.weights_version
         return {
             "list_id": uuid.uuid4().hex,

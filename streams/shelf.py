@@ -144,6 +144,7 @@ class Shelf:
         self.clicks[row] = record["clicks"]
         self.has_factors[row] = True
         self.stage.put_trends(row, record["lately"], record["counted_at"])
+        self.stage.put_segments(row, record.get("segments", {}))
 
     def put_neighbours(self, key: bytes, value: bytes | None, headers: Headers) -> None:  # noqa: ARG002
         """A record of item-neighbours."""

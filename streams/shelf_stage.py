@@ -11,6 +11,7 @@ from encoders.neighbours import NEIGHBOURS, Neighbours, drop_neighbours
 from encoders.next_click import ABSENT, Floats, Mask, Rows, longer
 from encoders.ranking_features import Knowledge, no_knowledge, room_for
 from encoders.reranker import Reranker, new_reranker
+from encoders.segments import EVERYBODY, column_for, room_for_columns
 from streams.events import unpack_vector
 
 STAGE_KEY = "second-stage"
@@ -26,6 +27,7 @@ class ShelfStage:
         self.content_map: ContentMap | None = None
         self.reranker: Reranker = new_reranker()[0]
         self._k = no_knowledge()
+        self._segments: dict[str, int] = {}  # columns of Knowledge.segments
         self._neighbour_version: NDArray[np.int64] = np.zeros((0, 2), np.int64)
         self._versions: dict[str, Version] = {}  # by the key of model-weights
         self._map_is_own = True
@@ -47,9 +49,13 @@ class ShelfStage:
         self._versions[record["name"]] = version
         return True
 
-    def show(self, knowledge: Knowledge, reranker: Reranker) -> None:
+    def column_of(self, segment: str | None) -> int:
+        """The segment's column of what `knowledge` gives; EVERYBODY for one of which nothing is known."""
+        return EVERYBODY if segment is None else self._segments.get(segment, EVERYBODY)
+
+    def show(self, knowledge: Knowledge, segments: dict[str, int], reranker: Reranker) -> None:
         """All as the learner has it, in the same rows: views of what it goes on changing."""
-        self._k, self.reranker = knowledge, reranker
+        self._k, self._segments, self.reranker = knowledge, segments, reranker
         self._versions[STAGE_KEY] = (0, 0)
 
     # --- rows ----------------------------------------------------------------------------------------------------
@@ -64,6 +70,7 @@ class ShelfStage:
         """Another product has this row now."""
         self._k.content[row] = 0.0
         self._k.trends.counts[row] = 0.0
+        self._k.segments[row] = 0.0
         self._neighbour_version[row] = 0
 
     def forget(self, rows: Rows) -> None:
@@ -79,6 +86,16 @@ class ShelfStage:
         """From a record of item-factors."""
         self._k.trends.counts[row] = lately
         self._k.trends.counted_at[row] = counted_at
+
+    def put_segments(self, row: int, clicks: Mapping[str, float]) -> None:
+        """From the same record: by segment, "" for all users."""
+        columns = {segment: column_for(self._segments, segment) for segment in clicks}
+        if clicks:
+            self._k = self._k._replace(segments=room_for_columns(self._k.segments, self._segments))
+        self._k.segments[row] = 0.0
+        for segment, column in columns.items():
+            if column != EVERYBODY or not segment:
+                self._k.segments[row, column] = clicks[segment]
 
     def put_neighbours(self, row: int, record: Mapping[str, Any], row_of: Callable[[str], int]) -> None:
         """A record of item-neighbours; row_of gives each product a row."""

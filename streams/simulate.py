@@ -32,6 +32,7 @@ SELECT = 0.3  # of new products: select_item, otherwise view_item
 TO_CART, TO_PURCHASE = 0.14, 0.45  # that a viewed product goes into the cart, and one in the cart is bought
 SESSION_CLICKS = 8.0  # mean length
 CLICK_GAP_S = 40.0  # mean time between the clicks of a session, in simulate()
+SEGMENT_LIKING = 1.0  # standard deviation of the log of how much more a product draws in one segment than in another
 MOST_TRAITS, MOST_VALUES = 5, 100  # attributes that count, and values of each field
 
 
@@ -41,6 +42,7 @@ class Shopper:
 
     kinds: Floats  # (K,) cumulative share of each kind in her choices
     likings: NDArray[np.float32]  # (V,) log of her liking for each value
+    segment: int  # 0 without any
     previous: int = -1  # product of the last click, -1 at a session's start
     stage: str = ""  # event of the last click, "" at a session's start
 
@@ -48,8 +50,12 @@ class Shopper:
 class Simulator:
     """Makes clicks one by one, for ever; the same catalogue, arguments and calls give the same clicks."""
 
-    def __init__(self, catalog: Iterable[dict[str, Any]], users: int, seed: int = 0, *, browsing: int = 20) -> None:
+    def __init__(
+        self, catalog: Iterable[dict[str, Any]], users: int, seed: int = 0, *, browsing: int = 20, segments: int = 0
+    ) -> None:
         """Take the upserts of the catalogue; `browsing` shoppers are in a session at the same time.
+
+        segments  every shopper is of one of so many, which her clicks name; each has popular products of its own
 
         Raises ValueError if there is no product, or users or browsing is below 1.
         """
@@ -66,7 +72,13 @@ class Simulator:
         self._members = [np.flatnonzero(self._kind_of == kind) for kind in range(self._kind_of.max() + 1)]
         self._values = _values(products)  # (P, A), 0 where the field is missing or says nothing
         self._popularity = _zipf(len(products), POPULARITY_EXPONENT)[self._chance.permutation(len(products))]
-        self._crowd = np.array([self._popularity[members].sum() for members in self._members])  # (K,)
+        self.segments = segments
+        parts = max(1, segments)
+        if segments:
+            liked = np.random.default_rng([seed, 4]).standard_normal((segments, len(products)))
+            self._popularity = self._popularity * np.exp(SEGMENT_LIKING * liked)
+        self._popularity = self._popularity.reshape(parts, -1)  # (S, P)
+        self._crowd = np.array([[part[members].sum() for members in self._members] for part in self._popularity])
         kinds = len(self._members)
         shuffled = self._chance.permutation(kinds)
         self._complement = np.arange(kinds)  # pairs: one goes with the other and back; of an odd number one is alone
@@ -92,22 +104,25 @@ class Simulator:
         shopper = self.shopper(user)
         self._step(shopper)
         self._clicks += 1
-        return {
+        click = {
             "event_id": f"simulated-{self._seed}-{self._clicks}",
             "user_id": user_id(user),
             "product_id": self.product_ids[shopper.previous],
             "event": shopper.stage,
             "occurred_at": now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         }
+        return click | ({"segment": f"segment-{shopper.segment}"} if self.segments else {})
 
     def shopper(self, user: int) -> Shopper:
         """The shopper with her tastes; they depend on the seed and the user only."""
         if user not in self._shoppers:
             chance = np.random.default_rng([self._seed, 2, user])
-            kinds = self._crowd * chance.gamma(KIND_SHAPE / len(self._crowd), size=len(self._crowd)) + 1e-12
+            segment = user % max(1, self.segments)
+            crowd = self._crowd[segment]
+            kinds = crowd * chance.gamma(KIND_SHAPE / len(crowd), size=len(crowd)) + 1e-12
             likings = LIKING * chance.standard_normal(int(self._values.max(initial=0)) + 1, dtype=np.float32)
             likings[0] = 0.0
-            self._shoppers[user] = Shopper(np.cumsum(kinds / kinds.sum()), likings)
+            self._shoppers[user] = Shopper(np.cumsum(kinds / kinds.sum()), likings, segment)
         return self._shoppers[user]
 
     def _comes(self) -> int:
@@ -149,7 +164,8 @@ class Simulator:
             draw += LIKENESS * ((values == before) & (before > 0)).sum(axis=1)
             if len(members) > 1:
                 draw[members == shopper.previous] = -np.inf
-        return int(members[_drawn(np.cumsum(self._popularity[members] * np.exp(draw)), self._chance)])
+        popularity = self._popularity[shopper.segment, members]
+        return int(members[_drawn(np.cumsum(popularity * np.exp(draw)), self._chance)])
 
 
 def user_id(user: int) -> str:
@@ -185,6 +201,7 @@ def simulate(
     start: datetime | None = None,
     *,
     days: float = 0.5,
+    segments: int = 0,
 ) -> Iterator[dict[str, Any]]:
     """`user-clicks` values in order of time, spread over `days` from start; without a start they end now.
 
@@ -194,7 +211,7 @@ def simulate(
     start = start or datetime.now(UTC) - timedelta(days=days)
     span_s = days * 86_400
     browsing = round(CLICK_GAP_S * clicks / span_s)
-    simulator = Simulator(catalog, users, seed, browsing=max(1, browsing))
+    simulator = Simulator(catalog, users, seed, browsing=max(1, browsing), segments=segments)
     times_s = np.sort(np.random.default_rng([seed, 3]).uniform(0, span_s, clicks))
     return (simulator.next_click(start + timedelta(seconds=float(at_s))) for at_s in times_s)
 

@@ -160,7 +160,7 @@ def ranked(shop: Shop, listable: Any, history: Any, ages_s: Any) -> dict[int, fl
     scratch = new_scratch(PRODUCTS)
     age_s = float(ages_s[0]) if len(history) else 0.0
     scores = shop.next_click(history, ages_s)
-    found, values = rank_candidates(shop.knowledge, shop.reranker, scores, listable, history, age_s, scratch)
+    found, values = rank_candidates(shop.knowledge, shop.reranker, scores, listable, history, age_s, 0, scratch)
     assert len(found) == len(set(found.tolist()))
     assert (scratch.place == -1).all()
     assert (scratch.sums == 0).all()

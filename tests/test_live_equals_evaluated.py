@@ -32,7 +32,7 @@ from streams.shelf import Shelf
 from streams.simulate import Simulator
 from streams.topics import topic_names
 
-CLICKS, PRODUCTS, USERS = 5_000, 120, 400  # nobody clicks more often than a history is long
+CLICKS, PRODUCTS, USERS, SEGMENTS = 5_000, 120, 400, 3  # nobody clicks more often than a history is long
 REPLAYS = 2
 TOLERANCE = 1e-5
 NAMES = topic_names(Settings(), "abc")
@@ -66,10 +66,10 @@ class LivePath:
         for record in factor_records(changes, NAMES, 1, self._sequence):
             self._puts[record.topic](record.key or b"", record.value, record.headers)
 
-    def list_of(self, user_id: str, at: float) -> list[dict[str, Any]]:
+    def list_of(self, user_id: str, at: float, segment: str | None) -> list[dict[str, Any]]:
         """What the api would answer."""
         row = self.users.read([user_id]).get(user_id)
-        return self.ranker.rank([History.of(row.clicks if row else ())], at=at)[0].items
+        return self.ranker.rank([History.of(row.clicks if row else ())], at=at, segments=[segment])[0].items
 
     def click(self, number: int, value: dict[str, Any]) -> list[dict[str, Any]]:
         """The click is through every role; the list that it was answered with."""
@@ -88,16 +88,19 @@ class LivePath:
 
 
 def simulated() -> tuple[list[dict[str, Any]], Stream]:
-    """Clicks of all four events, a user's never two at one time, and the same as a stream."""
+    """Clicks of all four events, two of three with a segment, a user's never two at one time; the same as a stream."""
     chance = np.random.default_rng(0)
     catalog = [
         {"product_id": product_id, "title": product_id, "category": ["x", f"kind {chance.integers(8)}"]}
         for product_id in PRODUCT_IDS
     ]
-    simulator = Simulator(catalog, USERS)
+    simulator = Simulator(catalog, USERS, segments=SEGMENTS)
     start = datetime.fromtimestamp(time.time() - 2 * CLICKS * 20, UTC).replace(microsecond=0)
     clicks = [simulator.next_click(start + timedelta(seconds=20 * number)) for number in range(CLICKS)]
+    for click in clicks[::3]:
+        del click["segment"]
     users = list(dict.fromkeys(click["user_id"] for click in clicks))
+    segments = [None, *(f"segment-{number}" for number in range(SEGMENTS))]
     columns = Clicks(
         users,
         PRODUCT_IDS,
@@ -105,6 +108,7 @@ def simulated() -> tuple[list[dict[str, Any]], Stream]:
         [PRODUCT_IDS.index(click["product_id"]) for click in clicks],
         [EVENTS.index(click["event"]) for click in clicks],
         [datetime.fromisoformat(click["occurred_at"]).timestamp() for click in clicks],
+        [segments.index(click.get("segment")) - 1 for click in clicks],
     )
     return clicks, arrange(columns, Catalog({product_id: {} for product_id in PRODUCT_IDS}), "catalog")
 
@@ -135,15 +139,15 @@ def test_the_live_lists_are_those_of_the_evaluation(tmp_path: Path) -> None:
     moments = Moments(stream, ("purchase",))
     live = LivePath(tmp_path, fused)
     scores = np.empty(PRODUCTS, np.float32)
-    compared = 0
+    by_segment = 0
     for number, click in enumerate(clicks):
         at, user_id = float(stream.times[number]), click["user_id"]
         request = moments.at(number, at)
         model.score(request, scores)
         requested = best(scores, request, live.settings.list_length)
-        if len(request.history):
-            assert all(same(live.list_of(user_id, at), requested)), f"list requested at click {number}"
-            compared += 1
+        asked = live.list_of(user_id, at, click.get("segment"))
+        assert all(same(asked, requested)), f"list requested at click {number}"
+        by_segment += not len(request.history) and request.segment >= 0
         after = Request(
             request.user,
             np.concatenate((stream.rows[number : number + 1], request.history)),
@@ -155,4 +159,4 @@ def test_the_live_lists_are_those_of_the_evaluation(tmp_path: Path) -> None:
         published = live.click(number, click)
         assert all(same(published, best(scores, after, live.settings.list_length))), f"list after click {number}"
         model.learn(request, int(stream.rows[number]), int(stream.codes[number]))
-    assert compared > CLICKS * 0.9
+    assert by_segment > USERS / 2

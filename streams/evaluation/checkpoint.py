@@ -38,7 +38,7 @@ def identify(stream: Stream, plan: Plan, model: str, source: Path | None) -> Ide
     """The identity of an evaluation of this model; source is its file where it lies outside these packages."""
     arguments = asdict(plan) | {"seen_events": sorted(plan.seen_events), "model": model}
     facts = stream.facts
-    columns = [stream.users, stream.rows, stream.codes, stream.times]
+    columns = [stream.users, stream.rows, stream.codes, stream.times, stream.segments]
     arrays = columns if facts.fused is None else [*columns, facts.fused]
     words = orjson.dumps([facts.product_ids, facts.catalog, stream.known[:1].tolist()])
     return Identity(

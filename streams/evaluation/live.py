@@ -74,7 +74,8 @@ class FreshetModel:
         self._show()
         history = request.history[:HISTORY]
         unwanted = np.concatenate((request.excluded, request.history[:JUST_LOOKED_AT]))
-        scored = self._ranker.score([history], [request.ages_s[: len(history)]], [unwanted])[0]
+        segments = [_segment(request)]
+        scored = self._ranker.score([history], [request.ages_s[: len(history)]], [unwanted], segments)[0]
         out[:] = scored.next_click[: len(out)] - NOT_LISTED
         out[scored.rows] = scored.scores
 
@@ -88,6 +89,7 @@ class FreshetModel:
             np.isin(history, request.excluded),
             EVENTS[code],
             row not in request.excluded and row not in request.history[:JUST_LOOKED_AT],
+            _segment(request),
         )
         self._learning.ready.append(example)
         self._learning.learn(1, self._replays)
@@ -125,7 +127,8 @@ class _MirrorShelf(Shelf):
         np.add(context, offset, out=self.target)
         self.listable = self.has_factors = model.known
         self.clicks = model.clicks[:products]
-        self.stage.show(learning.stage.knowledge(self.clicks), learning.stage.serving().reranker)
+        stage = learning.stage
+        self.stage.show(stage.knowledge(self.clicks), stage.segments, stage.serving().reranker)
 
 
 class _OwnAssortment(Assortment):
@@ -140,6 +143,10 @@ class _OwnAssortment(Assortment):
 
 def _id(row: int) -> str:
     return f"{row:09d}"  # the learner gives rows to new products in the order of their ids
+
+
+def _segment(request: Request) -> str | None:
+    return str(request.segment) if request.segment >= 0 else None
 
 
 def _key(row: int) -> bytes:

@@ -39,6 +39,7 @@ class Moments:
         self._codes = stream.codes[self._clicks.events]
         self._seen_rows = stream.rows[self._seen.events]
         self._users = stream.users
+        self._segments = stream.segments
         self.before, self._had_before = self.counted(events)
 
     def counted(self, through: Ints) -> tuple[Ints, Ints]:
@@ -47,10 +48,11 @@ class Moments:
 
     def at(self, click: int, at: float) -> Request:
         """What is known of the user of this click just before it."""
-        return self.request(self._users[click], at, self.before[click], self._had_before[click])
+        counts = self.before[click], self._had_before[click]
+        return self.request(self._users[click], at, *counts, self._segments[click])
 
-    def request(self, user: int, at: float, clicks: int, seen: int) -> Request:
-        """The user with her first `clicks` clicks and `seen` seen products; the arrays are copies."""
+    def request(self, user: int, at: float, clicks: int, seen: int, segment: int) -> Request:
+        """The user with her first `clicks` clicks and `seen` seen products, in this segment; the arrays are copies."""
         start, seen_start = self._clicks.starts[user], self._seen.starts[user]
         span = slice(start + max(0, clicks - LONGEST), start + clicks)
         return Request(
@@ -60,6 +62,7 @@ class Moments:
             at=at,
             excluded=self._seen_rows[seen_start : seen_start + seen].copy(),
             codes=self._codes[span][::-1].copy(),
+            segment=int(segment),
         )
 
     def next_of_user(self) -> Ints:

@@ -152,7 +152,8 @@ class Evaluation:
             standing.published_ranks[following] = place if 0 < place <= PUBLISHED else np.inf
 
     def _request(self, click: int, at: float, told: tuple[Ints, Ints]) -> Request:
-        return self.moments.request(int(self._stream.users[click]), at, int(told[0][click]), int(told[1][click]))
+        user, segment = int(self._stream.users[click]), int(self._stream.segments[click])
+        return self.moments.request(user, at, int(told[0][click]), int(told[1][click]), segment)
 
     def _grow(self, standing: Standing, products: int) -> None:
         """That many products are known."""

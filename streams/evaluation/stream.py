@@ -37,6 +37,7 @@ class Clicks(NamedTuple):
     products: Sequence[int]
     codes: Sequence[int]
     times: Sequence[float]  # s since 1970
+    segments: Sequence[int] = ()  # numbers from 0, -1 for none; empty: no click names one
     twice: int = 0  # lines left out, because the user had an event of that event_id before
 
 
@@ -73,6 +74,7 @@ class Stream:
 
     users  (N,) int32      rows   (N,) int32, products      codes  (N,) uint8, indices of store.history.EVENTS
     times  (N,) float64, s since 1970, not falling
+    segments  (N,) int32, numbers in no order; -1 for a click that names none
     known  (N + 1,) int32: rows below known[i] are known before click i, and below known[N] at the end
     """
 
@@ -80,6 +82,7 @@ class Stream:
     rows: Rows
     codes: Codes
     times: NDArray[np.float64]
+    segments: Rows
     known: Rows
     facts: StreamFacts
     twice: int
@@ -122,7 +125,8 @@ def read_clicks(path: Path, progress: Progress = lambda _: None) -> Clicks:
     """Every line as a click; a line whose event the user had before is left out. Raises NotEvaluable."""
     users: dict[str, int] = {}
     products: dict[str, int] = {}
-    columns: tuple[list[int], list[int], list[int], list[float]] = [], [], [], []
+    segments: dict[str, int] = {}
+    columns: tuple[list[int], list[int], list[int], list[float], list[int]] = [], [], [], [], []
     events: set[tuple[int, str]] = set()
     read = 0
     for read, click in enumerate(_parsed(path, UserClick), 1):
@@ -135,6 +139,8 @@ def read_clicks(path: Path, progress: Progress = lambda _: None) -> Clicks:
             columns[1].append(product)
             columns[2].append(CODES[click.event])
             columns[3].append(click.occurred_at.timestamp())
+            segment = click.segment
+            columns[4].append(-1 if segment is None else segments.setdefault(segment, len(segments)))
         if read % PROGRESS_EVERY == 0:
             progress(read)
     progress(read)
@@ -193,6 +199,7 @@ def arrange(
         rows=rows,
         codes=np.array(clicks.codes, np.uint8)[order],
         times=times[order],
+        segments=np.array(clicks.segments or [-1] * len(times), np.int32)[order],
         known=np.maximum.accumulate(np.concatenate(([len(first)], rows + 1))).astype(np.int32),
         facts=StreamFacts(list(named), catalog.products, None, len(rows)),
         twice=clicks.twice,

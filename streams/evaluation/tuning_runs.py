@@ -72,6 +72,7 @@ def first_clicks(stream: Stream, clicks: int) -> Stream:
         rows=stream.rows[:clicks],
         codes=stream.codes[:clicks],
         times=stream.times[:clicks],
+        segments=stream.segments[:clicks],
         known=stream.known[: clicks + 1],
         facts=facts._replace(
             product_ids=facts.product_ids[:products],
