@@ -73,11 +73,11 @@ class AskedShop:
             replicas=replicas,
             backlogs=lambda: self.backlogs,
         )
-        self.asked: list[tuple[str, int]] = []
+        self.asked: list[tuple[str, int, str | None]] = []
 
-    def recommend(self, user_id: str, limit: int) -> dict[str, Any]:
+    def recommend(self, user_id: str, limit: int, segment: str | None) -> dict[str, Any]:
         self.replicas.check()
-        self.asked.append((user_id, limit))
+        self.asked.append((user_id, limit, segment))
         item = {"product_id": BALL, "score": 0.5, "rank": 1, "source": "popular", "reason": "bought often"}
         return {"list_id": "l", "user_id": user_id, "revision": 0, "items": [item]}
 

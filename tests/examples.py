@@ -17,7 +17,14 @@ from streams.topics import TopicNames, create_topics, topic_names
 TOPIC_IDS = TopicIds("examples-1", "clicks-1", "index-1")
 
 
-def example(position: int, product_id: str, *history: str, topic_id: str = "clicks-1", partition: int = 0) -> bytes:
+def example(
+    position: int,
+    product_id: str,
+    *history: str,
+    topic_id: str = "clicks-1",
+    partition: int = 0,
+    segment: str | None = None,
+) -> bytes:
     """A value of training-examples; the clicks of the history lie a minute apart."""
     value = {
         "topic_id": topic_id,
@@ -28,7 +35,7 @@ def example(position: int, product_id: str, *history: str, topic_id: str = "clic
         "occurred_at": 1e9,
         "history": [{"product_id": clicked, "age_s": 60.0 * (n + 1)} for n, clicked in enumerate(history)],
     }
-    return orjson.dumps(value)
+    return orjson.dumps(value | ({"segment": segment} if segment else {}))
 
 
 def offer(revision: int = 1) -> bytes:

@@ -69,13 +69,19 @@ async def ask(shop: AskedShop, path: str, **query: Any) -> tuple[int, Any]:
 async def test_the_recommendations_are_the_list_of_this_moment_with_titles(shop: AskedShop) -> None:
     code, made = await ask(shop, "/users/ann%2F1/recommendations", limit=3)
     assert code == 200
-    assert shop.asked == [("ann/1", 3)]
+    assert shop.asked == [("ann/1", 3, None)]
     assert [(item["title"], item["reason"]) for item in made["items"]] == [("Glass ball", "bought often")]
 
 
 async def test_a_user_who_is_not_known_gets_a_list_too(shop: AskedShop) -> None:
     assert (await ask(shop, "/users/nobody yet/recommendations"))[0] == 200
-    assert shop.asked == [("nobody yet", 20)]
+    assert shop.asked == [("nobody yet", 20, None)]
+
+
+async def test_the_segment_of_a_user_may_be_told_where_her_list_is_asked_for(shop: AskedShop) -> None:
+    for told, segment in (("DE", "DE"), (" DE ", "DE"), ("", None), ("  ", None)):
+        assert (await ask(shop, "/users/nobody yet/recommendations", segment=told))[0] == 200
+        assert shop.asked.pop() == ("nobody yet", 20, segment)
 
 
 async def test_similar_products_come_nearest_first_without_the_product_itself(shop: AskedShop) -> None:
@@ -161,6 +167,7 @@ async def test_all_that_is_held_of_a_product_is_shown(shop: AskedShop) -> None:
         ("/users/bob/look-alikes", 404, "nothing is held of a user 'bob': she has no click yet, was forgotten"),
         ("/products/b/similar?limit=0", 422, "limit: Input should be greater than or equal to 1"),
         ("/products/b/similar?by=smell", 422, "by: Input should be 'fused', 'image', 'text', 'together' or 'next'"),
+        (f"/users/bob/recommendations?segment={65 * 'x'}", 422, "segment: String should have at most 64 characters"),
         ("/nothing", 404, "there is nothing at /nothing: see /status, /users/ID/recommendations"),
     ],
 )

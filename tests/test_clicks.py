@@ -97,6 +97,25 @@ def test_a_click_becomes_history_a_list_and_an_example(clicks: Clicks) -> None:
     assert example.history == []
 
 
+def test_the_segment_of_a_click_goes_into_its_example_and_that_of_the_newest_into_the_list(
+    clicks: Clicks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str | None]] = []
+    rank = clicks.role._ranker.rank
+
+    def noted(histories: Any, *, segments: Any, **more: Any) -> Any:
+        asked.append(sorted(segments, key=str))
+        return rank(histories, segments=segments, **more)
+
+    monkeypatch.setattr(clicks.role._ranker, "rank", noted)
+    raw = [orjson.dumps(orjson.loads(click("unheard of", event_id=s)) | {"segment": s}) for s in ("FR", "DE")]
+    told = clicks.compute([*map(clicks.record, raw), clicks.record(click(user_id="bob"), key="bob")])
+    assert asked == [["DE", None]]
+    assert [one.segment for one in examples(told) if one.product_id == "unheard of"] == ["FR", "DE"]
+    values = [orjson.loads(m.value or b"") for m in told.publish if m.topic == NAMES.training_examples]
+    assert sorted("segment" in value for value in values) == [False, True, True]
+
+
 def test_one_list_per_user_and_batch_names_every_event_and_examples_see_what_came_before(clicks: Clicks) -> None:
     now = time.time()
     outcome = clicks.compute(

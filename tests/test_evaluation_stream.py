@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from evaluation_models import Spy, evaluated
 
+from streams.evaluation.schedules import Plan
 from streams.evaluation.stream import Clicks, NotEvaluable, Stream, arrange, read_catalog, read_clicks, read_stream
 
 
@@ -49,6 +51,18 @@ def test_clicks_are_put_in_order_of_time_and_numbered_by_first_click(tmp_path: P
     assert stream.facts.events_total == 4
     assert stream.facts.catalog == {}
     assert read == [4]
+
+
+def test_the_segment_of_each_click_is_a_number_and_is_told_to_who_predicts_and_learns_it(tmp_path: Path) -> None:
+    values = [click("ann", "B", 9, segment="DE"), click("bob", "A", 3, segment="FR"), click("ann", "A", 5)]
+    values.append(click("ann", "C", 7, segment=" DE "))
+    stream = read_stream(write(tmp_path / "clicks.jsonl", values))
+    assert stream.segments.tolist() == [1, -1, 0, 0]
+    spy = Spy()
+    evaluated(spy, stream, Plan(warm_up=0.0))
+    assert [request.segment for request, _, _ in spy.taught] == [1, -1, 0, 0]
+    assert [request.segment for request, _, _ in spy.asked] == [-1]  # the others are the first of their product
+    assert read_stream(write(tmp_path / "none.jsonl", SHOP)).segments.tolist() == [-1] * 4
 
 
 def test_a_line_that_comes_twice_counts_once_and_is_told(tmp_path: Path) -> None:

@@ -55,6 +55,17 @@ def test_a_click_is_what_was_sent() -> None:
     assert (parsed.list_id, parsed.position) == ("l1", 3)
 
 
+@pytest.mark.parametrize(
+    ("told", "segment"),
+    [(..., None), (None, None), ("DE", "DE"), ("  DE\n", "DE"), ("", None), (" ", None), (" " + 64 * "x", 64 * "x")],
+)
+def test_a_click_may_name_a_segment_and_an_empty_one_is_none(told: Any, segment: str | None) -> None:
+    parsed = click(changed(CLICK, segment=told))
+    assert isinstance(parsed, UserClick)
+    assert parsed.segment == segment
+    assert not parsed.model_extra
+
+
 def test_a_null_click_means_forget_this_user() -> None:
     assert click(None) is None
 

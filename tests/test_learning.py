@@ -90,7 +90,13 @@ def waiting_example(product_id: str, *history: str) -> Example:
     clicks = len(history)
     event = EVENTS[clicks % len(EVENTS)]
     return Example(
-        product_id, history, np.arange(clicks, dtype=np.float32), np.arange(clicks) % 2 == 0, event, clicks < 4
+        product_id,
+        history,
+        np.arange(clicks, dtype=np.float32),
+        np.arange(clicks) % 2 == 0,
+        event,
+        clicks < 4,
+        (None, "a", "segment")[clicks % 3],
     )
 
 

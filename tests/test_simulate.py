@@ -108,6 +108,22 @@ def test_a_shopper_stays_with_her_favourite_kind_far_above_what_the_crowd_clicks
     assert float(np.mean(own)) > 2 * float(np.mean(expected))
 
 
+def test_each_segment_has_shoppers_and_popular_products_of_its_own() -> None:
+    clicks = list(simulate(catalog(), users=300, clicks=12_000, start=START, segments=3))
+    by_user = {(click["user_id"], click["segment"]) for click in clicks}
+    assert len(by_user) == len({click["user_id"] for click in clicks})
+    halves = [Counter((c["segment"], c["product_id"]) for c in half) for half in (clicks[:6_000], clicks[6_000:])]
+
+    def shares(half: Counter[tuple[str, str]], segment: int) -> Any:
+        counts = np.array([half[f"segment-{segment}", f"p{n}"] for n in range(200)], np.float64)
+        return counts / np.linalg.norm(counts)
+
+    for segment in range(3):
+        likeness = [float(shares(halves[0], segment) @ shares(halves[1], other)) for other in range(3)]
+        assert likeness[segment] == max(likeness) > 1.3 * sorted(likeness)[1]
+    assert "segment" not in next(simulate(catalog(), users=5, clicks=10, start=START))
+
+
 def test_a_shopper_has_favourite_brands_within_a_kind() -> None:
     one_kind = [line | {"category": ["All", "dresses"]} for line in catalog()]
     by_user: dict[str, list[int]] = defaultdict(list)
