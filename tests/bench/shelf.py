@@ -122,6 +122,7 @@ def _factors(on: Stage, product_ids: list[str], chance: np.random.Generator) -> 
         clicks=clicks.tolist(),
         lately=np.zeros((len(rows), len(HALF_LIVES)), np.float32),
         counted_at=np.zeros(len(rows), np.int64),
+        segments=[{} for _ in product_ids],
         neighbours=_neighbours(product_ids, chance),
         gone=[],
         weights=model.weights(),
