@@ -10,7 +10,7 @@ DEMO := $(if $(wildcard .venv/.test),.venv/.test,.venv/.demo)
 # What `make evaluate` reads and where it goes on from if it was killed.
 RETAIL = $(or $(SHOP),$(or $(FRESHET_DATA),../shared/data)/online-retail)
 EVALUATED := .freshet/evaluate
-EVALUATE = .venv/bin/freshet evaluate $(EVALUATED)/clicks.jsonl --vectors $(EVALUATED)/vectors.npz --jobs 2
+EVALUATE = .venv/bin/freshet evaluate $(EVALUATED)/clicks.jsonl --catalog $(EVALUATED)/catalog.jsonl --jobs 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench evaluate clean
@@ -41,7 +41,6 @@ bench: .venv/.test  ## Measure, and print Markdown rows
 evaluate: .venv/.test  ## Evaluate Freshet beside its baselines on two years of real purchases (the better part of an hour)
 	@mkdir -p $(EVALUATED)
 	@test -e $(EVALUATED)/clicks.jsonl || .venv/bin/freshet import online-retail "$(RETAIL)" $(EVALUATED)
-	@test -e $(EVALUATED)/vectors.npz || .venv/bin/freshet vectors $(EVALUATED)/catalog.jsonl $(EVALUATED)/vectors.npz
 	@$(EVALUATE) --list both --checkpoints $(EVALUATED)/all --plots $(EVALUATED)
 	@$(EVALUATE) --models freshet,item-knn --every 5 --protocol delayed --delays 0,1m,1h,24h \
 	    --checkpoints $(EVALUATED)/delayed --plots $(EVALUATED)

@@ -13,10 +13,13 @@ import typer
 from streams.terminal import FAILED, Failure, progress_bars, read_settings
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from streams.evaluation.jobs import Failed, Outcome
     from streams.evaluation.models import Wanted
     from streams.evaluation.report import Compared, Figures
     from streams.evaluation.stream import Stream
+    from streams.settings import Settings
 
 app = typer.Typer()
 
@@ -25,38 +28,21 @@ WARM_UP = {"prequential": 0.2, "split": 0.8, "delayed": 0.2}
 
 
 @app.command(rich_help_panel="Measure")
-def vectors(
-    catalog: Annotated[Path, typer.Argument(help="catalog.jsonl: each line a catalog-updates value.")],
-    out: Annotated[Path, typer.Argument(help=".npz to write, for `freshet evaluate --vectors`.")],
-) -> None:
-    """Encode the products of a catalogue file, with the encoders of the settings."""
-    import asyncio
-
-    import numpy as np
-
-    from streams.evaluation.stream import NotEvaluable
-    from streams.evaluation.vectors import encode_catalog
-
-    with progress_bars() as bars:
-        task = bars.add_task("encoding", total=None)
-        try:
-            told = lambda done, total: bars.update(task, completed=done, total=total)  # noqa: E731
-            product_ids, fused = asyncio.run(encode_catalog(catalog, read_settings(), told))
-        except NotEvaluable as error:
-            raise Failure(str(error)) from error
-    np.savez(out, product_ids=np.array(product_ids), fused=fused)
-    typer.echo(f"{len(product_ids):,} products in {out}", err=True)
-
-
-@app.command(rich_help_panel="Measure")
 def evaluate(
     events: Annotated[Path, typer.Argument(help="clicks.jsonl or .jsonl.gz: each line a user-clicks value.")],
     catalog: Annotated[Path | None, typer.Option(help="catalog.jsonl: each line a catalog-updates value.")] = None,
-    vectors: Annotated[Path | None, typer.Option(help=".npz with product_ids (V,) and fused (V, D).")] = None,
+    vectors: Annotated[
+        Path | None,
+        typer.Option(help=".npz with product_ids (V,) and fused (V, D). Without it, the catalogue is encoded."),
+    ] = None,
+    content: Annotated[
+        bool, typer.Option("--content/--no-content", help="Whether models may know the products' vectors.")
+    ] = True,
     models: Annotated[
         list[str] | None,
         typer.Option(
-            help="Like popularity,ease:every=5:refits=50: judged at each 5th click, fitted 50 times. All without it."
+            help="Like freshet,ease:every=5:refits=50: judged at each 5th click, fitted 50 times. Other options are "
+            "numbers of the model: freshet:diversity=.2. Without it, every model."
         ),
     ] = None,
     protocol: Annotated[
@@ -98,12 +84,13 @@ def evaluate(
 ) -> None:
     """Evaluate recommenders on clicks: hit rate, NDCG, MRR, coverage, new products, time and memory."""
     from streams.evaluation.jobs import Job, run_jobs
-    from streams.evaluation.models import MODELS
+    from streams.evaluation.models import EVERY_MODEL
     from streams.evaluation.schedules import Plan
     from streams.evaluation.stream import NotEvaluable, read_stream
 
-    asked = [name for part in models or [",".join(MODELS)] for name in part.split(",") if name]
-    seen = read_settings().seen_events if seen_events is None else _events(seen_events)
+    asked = [name for part in models or EVERY_MODEL for name in part.split(",") if name]
+    settings = read_settings()
+    seen = settings.seen_events if seen_events is None else _events(seen_events)
     share = WARM_UP[protocol] if warm_up is None else warm_up
 
     def plan(model: "Wanted", delay_s: float = 0.0) -> Plan:
@@ -128,7 +115,7 @@ def evaluate(
             stream = read_stream(
                 events,
                 catalog,
-                vectors,
+                vectors if content else None,
                 known=known,
                 shuffle_seed=seed if shuffled else None,
                 progress=lambda read: bars.update(reading, completed=read),
@@ -136,10 +123,12 @@ def evaluate(
         except NotEvaluable as error:
             raise Failure(str(error)) from error
         bars.update(reading, total=len(stream), completed=len(stream))
+        if content and vectors is None and any(job.model.content_counts for job in todo):
+            stream = _with_content(stream, settings, bars)
         tasks = [bars.add_task(job.label, total=len(stream), start=False) for job in todo]
 
         def told(number: int, position: int) -> None:
-            if not bars.tasks[1 + number].started:
+            if not bars.tasks[tasks[number]].started:
                 bars.start_task(tasks[number])
             bars.update(tasks[number], completed=position)
 
@@ -153,6 +142,21 @@ def evaluate(
             noted=lambda note: typer.echo(note, err=True),
         )
     _tell(results, stream, pair, plots, as_json=as_json)
+
+
+def _with_content(stream: "Stream", settings: "Settings", bars: "Progress") -> "Stream":
+    """The stream with the vectors of those of its products that the catalogue tells of; they are kept in home."""
+    from streams.cli_vectors import encode_catalog
+    from streams.evaluation.stream import with_vectors
+    from streams.evaluation.vectors import identity_of
+
+    clicked = set(stream.facts.product_ids)
+    products = {product_id: told for product_id, told in stream.facts.catalog.items() if product_id in clicked}
+    if not products:
+        return stream
+    path = settings.home / "evaluate" / f"vectors-{identity_of(products, settings)[:12]}.npz"
+    encode_catalog(path, products, settings, bars)
+    return with_vectors(stream, path)
 
 
 def _tell(

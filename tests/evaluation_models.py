@@ -1,8 +1,9 @@
 """Recommenders that are simple on purpose, and small streams, for the tests of the evaluation."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -157,3 +158,28 @@ class Seeded(Counting):
 
     def score(self, _: Request, out: Floats) -> None:
         out[:] = self.chance.random(len(out), dtype=np.float32)
+
+
+class NumberedRule(NamedTuple):
+    pull: float = 0.1
+    steps: int = 4
+
+
+NUMBERED_RULE = NumberedRule()
+
+
+class Numbered(Counting):
+    """Takes numbers, and more."""
+
+    name = "numbered"
+
+    def __init__(
+        self,
+        *,
+        name: str = "numbered",
+        whole: int = 1,
+        weights: Mapping[str, float] = {"view_item": 1.0},
+        rule: NumberedRule = NUMBERED_RULE,
+    ) -> None:
+        super().__init__()
+        self.name, self.whole, self.weights, self.rule = name, whole, weights, rule

@@ -116,6 +116,28 @@ def test_the_same_seed_gives_the_same_figures(shop: Path) -> None:
     assert figures[0] == figures[1] != figures[2]
 
 
+def test_a_catalogue_is_encoded_once_and_tells_models_what_products_are_like(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRESHET_HOME", str(tmp_path))
+    monkeypatch.setenv("FRESHET_PICTURES_ROOT", str(shop))
+    asked = (shop / "clicks.jsonl", "--catalog", shop / "catalog.jsonl", "--models", "freshet", "--json")
+    figures = {}
+    for name, options in {"first": (), "again": (), "diverse": (), "clicks": ("--no-content",)}.items():
+        models = ("--models", "freshet:diversity=.9") if name == "diverse" else ()
+        result = freshet(*asked[: 3 if models else 5], *models, "--json", *options)
+        assert result.exit_code == 0, result.output
+        figures[name] = json.loads(result.stdout)
+        if name == "first":
+            (encoded,) = (tmp_path / "evaluate").iterdir()
+            first_made = encoded.stat().st_mtime_ns
+    assert encoded.stat().st_mtime_ns == first_made
+    assert figures["first"]["ndcg_at_10"] == figures["again"]["ndcg_at_10"] != figures["clicks"]["ndcg_at_10"]
+    assert figures["clicks"]["likeness"] is None
+    assert figures["diverse"]["likeness"] < figures["first"]["likeness"] - 0.02
+    assert figures["diverse"]["model"] == "freshet:diversity=0.9"
+
+
 def test_a_model_that_fails_is_told_with_an_honest_exit_code(shop: Path, capfd: pytest.CaptureFixture[str]) -> None:
     models = "evaluation_models.Counting,evaluation_models.Forgetful"
     result = freshet(shop / "clicks.jsonl", "--models", models, "--json")
@@ -130,7 +152,7 @@ def test_a_model_that_fails_is_told_with_an_honest_exit_code(shop: Path, capfd: 
     [
         (("--models", "nobody"), 2, "there is no model 'nobody': take one of freshet, "),
         (("--models", "popularity,popularity:every=2"), 2, "popularity: name each model once"),
-        (("--models", "ease:some=2"), 2, "the options are every=N and refits=N"),
+        (("--models", "ease:some=2"), 2, "no number some: its options are every, refits, pull, last, fall"),
         (("--protocol", "delayed", "--delays", "0,soon"), 2, "'soon' is no time: write them like 0,1m,1h,24h"),
         (("--seen-events", "glance"), 2, "glance: take view_item, select_item, add_to_cart, purchase or none"),
         (("--models", "popularity,ease", "--compare", "popularity,als"), 2, "take two of popularity, ease"),

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.evaluation.comparison import compare, pairs
-from streams.evaluation.measures import LISTED, judge, mean, measured, measured_by_history, value_of
+from streams.evaluation.measures import (
+    LISTED,
+    centred,
+    judge,
+    likeness_of,
+    mean,
+    measured,
+    measured_by_history,
+    value_of,
+)
 from streams.evaluation.prequential import ScoresBroken
 from streams.evaluation.schedules import Plan
 
@@ -128,6 +137,16 @@ def test_a_list_is_covered_by_what_it_shows_first() -> None:
     standing = evaluated(Constant(), stream, Plan(warm_up=0.0))
     assert standing.shown.sum() == 10
     assert standing.ranks[0] == 13.0  # in the middle of 25
+
+
+def test_a_list_is_as_alike_as_its_pairs() -> None:
+    """Of A, A and B, seen from their mean, the pairs AA, AB, AB have the cosines 1, -1, -1; zeros do not count."""
+    units = centred(np.array([[3, 1], [3, 1], [0, 1], [0, 0]], np.float32))
+    np.testing.assert_allclose(units, [[1, 0], [1, 0], [-1, 0], [0, 0]], atol=1e-6)
+    assert likeness_of(units) == pytest.approx(-1 / 3)
+    assert likeness_of(units[:2]) == pytest.approx(1)
+    assert math.isnan(likeness_of(units[2:]))
+    np.testing.assert_array_equal(centred(np.zeros((2, 2), np.float32)), np.zeros((2, 2)))
 
 
 def test_a_place_that_the_model_forgets_ends_the_run() -> None:

@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluation_models import Click, Counting, Interrupted, Seeded, evaluated, stream_of
+from evaluation_models import (
+    Click,
+    Counting,
+    Interrupted,
+    Numbered,
+    NumberedRule,
+    Seeded,
+    evaluated,
+    stream_of,
+)
 
 from encoders.recommender import Request
 from streams.evaluation.checkpoint import Unusable, identify, read_checkpoint, write_checkpoint
@@ -141,19 +150,45 @@ def test_a_checkpoint_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_model_is_named_with_how_often_it_is_judged() -> None:
-    assert wanted("popularity") == ("popularity", MODELS["popularity"].factory, 1, REFITS)
-    assert wanted("popularity:every=5:refits=7")[2:] == (5, 7)
+    assert wanted("popularity") == ("popularity", MODELS["popularity"].factory, 1, REFITS, ())
+    assert wanted("popularity:every=5:refits=7")[2:] == (5, 7, ())
     assert wanted("als").refits == MODELS["als"].refits
-    assert wanted("my.own.Model", every=3) == ("my.own.Model", "my.own.Model", 3, REFITS)
+    assert wanted("my.own.Model", every=3) == ("my.own.Model", "my.own.Model", 3, REFITS, ())
     with pytest.raises(
         UnknownModel, match=r"there is no model 'popularty': take one of freshet, popularity, .*two-towers, or mod"
     ):
         wanted("popularty")
-    for wrong in ("popularity:every=0", "popularity:often", "popularity:every=x"):
-        with pytest.raises(
-            ValueError, match=f"'{wrong}': the options are every=N and refits=N, with N from 1, as in popular"
-        ):
+    for wrong in ("popularity:every=0", "popularity:every=x"):
+        with pytest.raises(ValueError, match=f"'{wrong}': every is a whole number from 1, as in popularity:every=5"):
             wanted(wrong)
+    with pytest.raises(ValueError, match="'popularity:often': options are numbers, as in every=5, and often= is none"):
+        wanted("popularity:often")
+
+
+def test_a_model_takes_numbers_of_its_own() -> None:
+    facts = StreamFacts(["A"], {}, None, 500)
+    slow = wanted("popularity:every=5:half_life_clicks=1e4")
+    assert (slow.name, slow.every) == ("popularity:half_life_clicks=10000", 5)
+    assert make(slow, facts, 0).name == "popularity-10000"
+    model = make(wanted("evaluation_models.Numbered:whole=3:weights.purchase=2:rule.pull=.5"), facts, 0)
+    assert isinstance(model, Numbered)
+    assert (model.whole, model.weights, model.rule) == (3, {"view_item": 1.0, "purchase": 2.0}, NumberedRule(0.5, 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("half=2", "no number half: its options are every, refits, whole, weights.PART, rule.PART"),
+        ("name=2", "no number name: "),
+        ("rule.push=2", "no number rule.push: "),
+        ("whole.part=2", "no number whole.part: "),
+        ("whole=1.5", "whole=1.5: write whole numbers, like 1"),
+        ("rule.steps=inf", "rule.steps=inf: write whole numbers, like 4"),
+    ],
+)
+def test_a_number_that_a_model_does_not_take_is_refused(options: str, told: str) -> None:
+    with pytest.raises(ValueError, match=f"'evaluation_models.Numbered:{options}': {told}"):
+        wanted(f"evaluation_models.Numbered:{options}")
 
 
 def test_a_factory_is_given_what_it_takes() -> None:

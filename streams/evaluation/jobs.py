@@ -51,6 +51,7 @@ class Outcome:
     published_ranks: Floats
     coverage: float | None  # share of the known products that were in any first ten; None without a list
     popularity: float | None  # mean clicks of what is in a first ten, as shares of a known product's mean clicks
+    likeness: float | None  # mean cosine of every two in a first ten, from the mean of all vectors; None without any
     update_us: float | None
     list_us: float | None
     peak_mib: float  # most that the process had, looked at four times a second
@@ -122,7 +123,9 @@ def run_job(
     had = peak = int(process.memory_info().rss)
     evaluation = Evaluation(stream, job.plan)
     path = None if checkpoints is None else checkpoints / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', job.label)}.checkpoint"
-    identity = identify(stream, job.plan, f"{job.model.factory} {job.model.refits}", source_of(job.model.factory))
+    identity = identify(
+        stream, job.plan, f"{job.model.factory} {job.model.refits} {job.model.options}", source_of(job.model.factory)
+    )
     standing = None
     if path is not None:
         try:
@@ -153,6 +156,7 @@ def run_job(
         published_ranks=standing.published_ranks,
         coverage=float(standing.shown.sum()) / known if standing.lists else None,
         popularity=standing.popularity / standing.lists if standing.lists else None,
+        likeness=standing.likeness / standing.compared if standing.compared else None,
         update_us=standing.updating.mean_us,
         list_us=standing.listing.mean_us,
         peak_mib=peak / 2**20,

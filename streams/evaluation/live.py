@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from encoders.list_ranking import choose_listed
 from encoders.next_click import Floats
 from encoders.next_click_step import Rule
 from encoders.next_click_training import DEFAULT_RULE
@@ -17,6 +18,7 @@ from encoders.ranking_features import HISTORY, JUST_LOOKED_AT
 from encoders.recommender import Request
 from store.history import EVENTS
 from streams.assortment import Assortment
+from streams.evaluation.measures import PUBLISHED
 from streams.evaluation.stream import StreamFacts
 from streams.events import pack_vector
 from streams.examples import Example
@@ -44,10 +46,12 @@ class FreshetModel:
         factors: int = 64,
         rule: Rule = DEFAULT_RULE,
         event_weights: Mapping[str, float] = DEFAULTS["event_weights"],
+        diversity: float = DEFAULTS["diversity"],
     ) -> None:
         """Nothing is learned."""
         self._fused = facts.fused
         self._replays = replays
+        self._diversity = diversity
         self._products = 0
         self._assortment = _OwnAssortment()
         self._learning = Learning(
@@ -70,7 +74,10 @@ class FreshetModel:
         self._is_shown = False
 
     def score(self, request: Request, out: Floats) -> None:
-        """The candidates as the ranking scores them, the others behind by their next-click score."""
+        """The candidates as the ranking scores them, the others behind by their next-click score.
+
+        With diversity, those that make a list of PUBLISHED stand before the others, in the order of the list.
+        """
         self._show()
         history = request.history[:HISTORY]
         unwanted = np.concatenate((request.excluded, request.history[:JUST_LOOKED_AT]))
@@ -78,6 +85,10 @@ class FreshetModel:
         scored = self._ranker.score([history], [request.ages_s[: len(history)]], [unwanted], segments)[0]
         out[:] = scored.next_click[: len(out)] - NOT_LISTED
         out[scored.rows] = scored.scores
+        if self._diversity > 0 and len(scored.rows):
+            content = self._shelf.stage.knowledge(self._shelf.clicks).content
+            listed = choose_listed(scored.scores, scored.rows, content, self._diversity, PUBLISHED)
+            out[scored.rows[listed]] = scored.scores.max() + np.arange(len(listed), 0, -1, dtype=np.float32)
 
     def learn(self, request: Request, row: int, code: int = 3) -> None:
         """As the clicks role would tell the learner."""

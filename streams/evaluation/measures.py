@@ -67,6 +67,27 @@ def judge(
     return 1 + above + equal / 2, 1 + new_above + new_equal / 2 if new else np.nan, 1 + above + equal_before, listed
 
 
+def centred(vectors: Floats) -> Floats:
+    """(P, D) of unit length, seen from the mean of those that are not zero; zeros stay."""
+    there = np.any(vectors, axis=1)
+    if not there.any():
+        return vectors
+    apart = np.where(there[:, None], vectors - vectors.sum(axis=0) / there.sum(), np.float32(0.0))
+    lengths = np.linalg.norm(apart, axis=1, keepdims=True)
+    units: Floats = apart / np.maximum(lengths, np.float32(1e-12))
+    return units
+
+
+def likeness_of(units: Floats) -> float:
+    """The mean cosine of every two of these vectors (K, D), of unit length or zeros, which do not count.
+
+    NaN if there are fewer than two. Source: intra-list similarity, Ziegler and others, WWW 2005.
+    """
+    count = int(units.any(axis=1).sum())
+    total = units.sum(axis=0)  # its square is count, and twice the sum of the cosines
+    return (float(total @ total) - count) / (count * (count - 1)) if count > 1 else float("nan")
+
+
 class Mean(NamedTuple):
     """A mean and its standard error; the error is None where the values are of one user only."""
 

@@ -3,8 +3,9 @@
 import importlib
 import importlib.util
 import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from encoders.recommender import Recommender
 from streams.evaluation.stream import StreamFacts
@@ -36,25 +37,40 @@ MODELS = {
     "ease": Entry("encoders.baselines.ease.Ease", refits=50),
     "two-towers": Entry("encoders.baselines.two_towers.TwoTowers"),
 }
+SPEEDS = ("popularity:half_life_clicks=200", "popularity", "popularity:half_life_clicks=inf")
+EVERY_MODEL = ("freshet", *SPEEDS, *(name for name in MODELS if name not in ("freshet", "popularity")))
+"""What is evaluated where nobody names any."""
 
 
 class Wanted(NamedTuple):
     """A model to evaluate, as it was asked for."""
 
-    name: str
+    name: str  # with its options, but for every and refits
     factory: str
     every: int
     refits: int = REFITS
+    options: tuple[tuple[str, float], ...] = ()  # numbers for the factory, by parameter or parameter.part
+
+    @property
+    def content_counts(self) -> bool:
+        """True if its scores may depend on the products' vectors."""
+        try:
+            return not {"facts", "content"}.isdisjoint(inspect.signature(_factory(self.factory)).parameters)
+        except UnknownModel:  # told where it is made
+            return False
 
 
 def wanted(asked: str, every: int = 1) -> Wanted:
     """The model of `name`, `name:every=5:refits=50`, or the path of one of your own, `module.attribute`.
 
+    Other options are numbers that the factory takes: `popularity:half_life_clicks=200`; where it takes several under
+    one name, each by its own: `freshet:event_weights.purchase=2`.
+
     every: what is meant where neither the text nor the table says more
 
     Raises UnknownModel; ValueError for an option that is not understood.
     """
-    name, *options = asked.split(":")
+    name, *texts = asked.split(":")
     if name in MODELS:
         entry = MODELS[name]
     elif "." in name:
@@ -63,17 +79,27 @@ def wanted(asked: str, every: int = 1) -> Wanted:
         raise UnknownModel(
             f"there is no model {name!r}: take one of {', '.join(MODELS)}, or module.attribute of one of your own"
         )
-    numbers = {"every": max(every, entry.every), "refits": entry.refits}
-    for option in options:
-        key, _, value = option.partition("=")
-        if key not in numbers or not value.isdecimal() or int(value) < 1:
-            raise ValueError(f"{asked!r}: the options are every=N and refits=N, with N from 1, as in {name}:every=5")
-        numbers[key] = int(value)
-    return Wanted(name, entry.factory, **numbers)
+    counts = {"every": max(every, entry.every), "refits": entry.refits}
+    options: dict[str, float] = {}
+    for text in texts:
+        option, _, value = text.partition("=")
+        if option in counts:
+            if not value.isdecimal() or int(value) < 1:
+                raise ValueError(f"{asked!r}: {option} is a whole number from 1, as in {name}:{option}=5")
+            counts[option] = int(value)
+        else:
+            options[option] = _number(asked, option, value)
+    if options:
+        try:
+            _arguments(_factory(entry.factory), options)
+        except ValueError as error:
+            raise ValueError(f"{asked!r}: {error}") from error
+    label = ":".join([name, *(f"{option}={value:g}" for option, value in options.items())])
+    return Wanted(label, entry.factory, **counts, options=tuple(options.items()))
 
 
 def make(model: Wanted, facts: StreamFacts, seed: int) -> Recommender:
-    """The recommender, made with those of these arguments that its factory takes.
+    """The recommender, made with the model's options and with those of these arguments that its factory takes.
 
     seed         of everything random in it
     facts        StreamFacts
@@ -82,11 +108,7 @@ def make(model: Wanted, facts: StreamFacts, seed: int) -> Recommender:
 
     Raises UnknownModel if there is nothing at its path.
     """
-    module, _, attribute = model.factory.rpartition(".")
-    try:
-        made = getattr(importlib.import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise UnknownModel(f"there is no model at {model.factory}: {error}") from error
+    made = _factory(model.factory)
     offered = {
         "seed": seed,
         "facts": facts,
@@ -94,8 +116,52 @@ def make(model: Wanted, facts: StreamFacts, seed: int) -> Recommender:
         "refit_every": max(1, facts.events_total // model.refits),
     }
     taken = inspect.signature(made).parameters
-    recommender: Recommender = made(**{name: value for name, value in offered.items() if name in taken})
+    given = {name: value for name, value in offered.items() if name in taken} | _arguments(made, dict(model.options))
+    recommender: Recommender = made(**given)
     return recommender
+
+
+def _factory(path: str) -> Callable[..., Any]:
+    module, _, attribute = path.rpartition(".")
+    try:
+        made: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise UnknownModel(f"there is no model at {path}: {error}") from error
+    return made
+
+
+def _number(asked: str, option: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"{asked!r}: options are numbers, as in every=5, and {option}={value} is none") from None
+
+
+def _arguments(made: Callable[..., Any], options: Mapping[str, float]) -> dict[str, Any]:
+    """The options as arguments: a number in place of a default that is one, or of a part of a default."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(made).parameters.items()}
+    arguments: dict[str, Any] = {}
+    for option, value in options.items():
+        name, _, part = option.partition(".")
+        default: Any = arguments.get(name, defaults.get(name))
+        if not part and type(default) in (int, float):
+            arguments[name] = _like(default, option, value)
+        elif part and isinstance(default, Mapping):
+            arguments[name] = {**default, part: value}
+        elif part in getattr(default, "_fields", ()):
+            arguments[name] = default._replace(**{part: _like(getattr(default, part), option, value)})
+        else:
+            numbers = [name for name, default in defaults.items() if type(default) in (int, float)]
+            parts = [f"{name}.PART" for name, default in defaults.items() if isinstance(default, Mapping | tuple)]
+            raise ValueError(f"no number {option}: its options are {', '.join(['every', 'refits', *numbers, *parts])}")
+    return arguments
+
+
+def _like(default: float, option: str, value: float) -> float:
+    """As the default: whole if that is."""
+    if isinstance(default, int) and not value.is_integer():
+        raise ValueError(f"{option}={value:g}: write whole numbers, like {default}")
+    return type(default)(value)
 
 
 def source_of(factory: str) -> Path | None:

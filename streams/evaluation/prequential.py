@@ -8,7 +8,7 @@ import numpy as np
 
 from encoders.next_click import Floats, Mask, Rows
 from encoders.recommender import Recommender, Request
-from streams.evaluation.measures import LISTED, PUBLISHED, judge
+from streams.evaluation.measures import LISTED, PUBLISHED, centred, judge, likeness_of
 from streams.evaluation.moments import Ints, Moments
 from streams.evaluation.schedules import Plan, judged, schedule
 from streams.evaluation.stream import Stream
@@ -49,6 +49,7 @@ class Standing:
     clicks           (P,) int32, of each product so far
     shown            (P,) bool, was in one of the first ten
     popularity       sum over the lists of what their first ten had, as shares of a known product's mean clicks
+    likeness         sum over the lists of how alike their first ten are; compared: lists with two vectors or more
     """
 
     model: Recommender
@@ -62,6 +63,8 @@ class Standing:
     products: int = 0
     lists: int = 0
     popularity: float = 0.0
+    likeness: float = 0.0
+    compared: int = 0
     updating: Cost = field(default_factory=Cost)
     listing: Cost = field(default_factory=Cost)
 
@@ -101,6 +104,7 @@ class Evaluation:
         self._marks = np.full(products, -1, np.int64)
         self._top = np.empty(LISTED, np.int32)
         self._mark = 0
+        self._content = None if stream.facts.fused is None else centred(stream.facts.fused)
 
     def run(
         self,
@@ -202,4 +206,8 @@ class Evaluation:
             standing.lists += 1
             total = standing.position + published  # clicks so far: the one in hand has come when its list is made
             standing.popularity += float(clicks[top].mean()) * products / total if total else 0.0
+            likeness = np.nan if self._content is None else likeness_of(self._content[top])
+            if not np.isnan(likeness):
+                standing.likeness += likeness
+                standing.compared += 1
         return rank, shelf_rank, place

@@ -23,7 +23,8 @@ from streams.evaluation.stream import Stream
 
 COMPARED = ("hr_at_10", "ndcg_at_10")
 COLUMNS = (
-    *("model", "events", "HR@10", "HR@20", "NDCG@10", "MRR", "coverage", "popularity", "new shelf HR@10"),
+    *("model", "events", "HR@10", "HR@20", "NDCG@10", "MRR", "coverage", "popularity", "likeness"),
+    "new shelf HR@10",
     *("update us", "list us", "memory MiB"),
 )
 
@@ -54,6 +55,7 @@ def figures(outcome: Outcome, stream: Stream, lengths: Ints) -> Figures:
         **measured(ranks_of(outcome), users),
         "coverage": outcome.coverage,
         "popularity": outcome.popularity,
+        "likeness": outcome.likeness,
         **shelf,
         "by_history": measured_by_history(ranks_of(outcome), users, lengths),
         **published,
@@ -113,7 +115,8 @@ def markdown(
     parts.append(
         f"± is the standard error; it allows for likeness among the clicks of a user. Coverage: the share of the known "
         f"products that were in any first {LISTED}. Popularity: clicks so far of what is in a first {LISTED}, as a "
-        f"multiple of a known product's mean. New shelf: products with fewer than {FEW_CLICKS} clicks, ranked among "
+        f"multiple of a known product's mean. Likeness: the mean cosine of every two in a first {LISTED}, seen from "
+        f"the mean of all products' vectors. New shelf: products with fewer than {FEW_CLICKS} clicks, ranked among "
         "such. Update, list: mean time to learn one click, and to score every known product once. Memory: what the "
         "process grew by at most, compiled code included, and in brackets the pickled model."
     )
@@ -185,6 +188,7 @@ def _row(outcome: Outcome, found: Figures, both: bool) -> list[str]:
         *(_number(found[name], "{:.4f}") for name in ("hr_at_20", "ndcg_at_10", "mrr")),
         _number(found["coverage"], "{:.1%}"),
         _number(found["popularity"], "{:.1f}"),
+        _number(found["likeness"], "{:.2f}"),
         _hits(found, "new_shelf_"),
         _number(found["update_us"], "{:,.0f}"),
         _number(found["list_us"], "{:,.0f}"),

@@ -115,8 +115,11 @@ def read_stream(
     stream = arrange(read_clicks(events, progress), products, known, shuffle_seed)
     if not len(stream):
         raise NotEvaluable(f"{events} has no clicks: each line should be a user-clicks value")
-    if vectors is None:
-        return stream
+    return stream if vectors is None else with_vectors(stream, vectors)
+
+
+def with_vectors(stream: Stream, vectors: Path) -> Stream:
+    """The same clicks with the vectors of this .npz, as in read_stream. Raises NotEvaluable."""
     fused = read_vectors(vectors, stream.facts.product_ids)
     return Stream(**vars(stream) | {"facts": stream.facts._replace(fused=fused)})
 

@@ -1,16 +1,21 @@
-"""The vectors of a catalogue file's products, encoded as an encode role encodes what comes on its topic."""
+"""The vectors of a catalogue's products, encoded as an encode role encodes what comes on its topic."""
 
-from collections.abc import Callable
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import orjson
 
 from encoders.next_click import Floats
 from encoders.weights import fingerprint_of
 from streams.catalog_rows import ENCODED_FIELDS
 from streams.encode import EncodeRole, Event
-from streams.evaluation.stream import read_catalog
 from streams.events import EncodeRequest, ProductUpsert, ProductVectors, unpack_vector
 from streams.parsing import parse
 from streams.role import Delivery, Message
@@ -18,39 +23,93 @@ from streams.settings import Settings
 from streams.topics import topic_names
 
 NO_MESSAGE = Message("", "", 0, 0, None, None, (), 0.0)
+SAVE_EVERY_S = 30.0
+
+Products = Mapping[str, Mapping[str, Any]]
+"""Upserts by product id, as streams.evaluation.stream.Catalog has them."""
+
+Told = Callable[[int, int], None]
+"""Called with how many products are encoded, and how many there are."""
 
 
-async def encode_catalog(
-    catalog: Path, settings: Settings, told: Callable[[int, int], None] = lambda *_: None
-) -> tuple[list[str], Floats]:
-    """Return the ids of the V products that have words or a picture, and their fused vectors (V, D) float32.
+def identity_of(products: Products, settings: Settings) -> str:
+    """Hexadecimal, of all that the vectors depend on but the pictures behind the links."""
+    made_of = [fingerprint_of(settings.image_encoder, settings.text_encoder), str(settings.pictures_root)]
+    words = orjson.dumps([*made_of, *products.values()], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(words).hexdigest()
 
-    told  called with how many products are encoded, and how many there are
 
-    Raises NotEvaluable; UnknownSource if the weights cannot be had.
+def encode_to(path: Path, products: Products, settings: Settings, told: Told = lambda *_: None) -> None:
+    """path is an .npz of `product_ids` (V,) and `fused` (V, D) float32: those that have words or a picture.
+
+    One that is there already is gone on from, if it is of the same products and encoders; whatever dies, it is whole.
+
+    Raises UnknownSource if the weights cannot be had.
     """
-    products = read_catalog(catalog).products
+    asyncio.run(_encode_to(path, products, settings, told))
+
+
+async def _encode_to(path: Path, products: Products, settings: Settings, told: Told) -> None:
+    made_of = identity_of(products, settings)
+    product_ids, fused, done = _read(path, made_of)
+    saved_at = time.monotonic()
+    told(done, len(products))
+    if path.exists() and done == len(products):
+        return
+    async for read, encoded in _encode(list(products.values())[done:], settings):
+        done += read
+        product_ids += encoded
+        fused += encoded.values()
+        told(done, len(products))
+        if time.monotonic() - saved_at > SAVE_EVERY_S:
+            _write(path, made_of, product_ids, fused, done)
+            saved_at = time.monotonic()
+    _write(path, made_of, product_ids, fused, done)
+
+
+async def _encode(
+    products: Iterable[Mapping[str, Any]], settings: Settings
+) -> AsyncIterator[tuple[int, dict[str, Floats]]]:
+    """Batch by batch: how many products it had, and the fused vectors (D,) of those that have any."""
     names = topic_names(settings, fingerprint_of(settings.image_encoder, settings.text_encoder))
     role = EncodeRole(settings, names)
-    product_ids: list[str] = []
-    fused: list[Floats] = []
     await role.start()
     try:
-        requests = map(_request, products.values())
+        requests = map(_request, products)
         while some := list(islice(requests, settings.encode_batch)):
             batch: list[Delivery[Event]] = [Delivery(NO_MESSAGE, request) for request in some]
+            encoded = {}
             for outgoing in role.compute(batch, await role.prepare(batch)).publish:
                 vectors: ProductVectors = parse(ProductVectors, outgoing.value or b"")
                 if vectors.fused is not None:
-                    product_ids.append(vectors.product_id)
-                    fused.append(unpack_vector(vectors.fused))
-            told(len(product_ids), len(products))
+                    encoded[vectors.product_id] = unpack_vector(vectors.fused)
+            yield len(some), encoded
     finally:
         await role.stop()
-    return product_ids, np.array(fused, np.float32).reshape(len(fused), -1)
 
 
-def _request(product: dict[str, object]) -> EncodeRequest:
+def _request(product: Mapping[str, Any]) -> EncodeRequest:
     upsert = ProductUpsert.model_validate(product).model_dump(mode="json")
     content = {name: upsert[name] for name in ENCODED_FIELDS}
     return EncodeRequest(product_id=str(product["product_id"]), content_revision=1, **content)
+
+
+def _read(path: Path, made_of: str) -> tuple[list[str], list[Floats], int]:
+    """What the file holds of this identity, and how many products that took."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if str(arrays["made_of"]) == made_of:
+                return arrays["product_ids"].tolist(), list(arrays["fused"]), int(arrays["done"])
+    except (OSError, KeyError, ValueError, EOFError):
+        pass  # none, another's or a broken one: made again
+    return [], [], 0
+
+
+def _write(path: Path, made_of: str, product_ids: list[str], fused: list[Floats], done: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    by_row = np.array(fused, np.float32).reshape(len(fused), -1)
+    with partial.open("wb") as file:
+        ids = np.array(product_ids, np.str_)
+        np.savez(file, product_ids=ids, fused=by_row, made_of=np.array(made_of), done=np.array(done))
+    os.replace(partial, path)
