@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import orjson
@@ -97,10 +98,10 @@ def _request(product: Mapping[str, Any]) -> EncodeRequest:
 def _read(path: Path, made_of: str) -> tuple[list[str], list[Floats], int]:
     """What the file holds of this identity, and how many products that took."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if str(arrays["made_of"]) == made_of:
                 return arrays["product_ids"].tolist(), list(arrays["fused"]), int(arrays["done"])
-    except (OSError, KeyError, ValueError, EOFError):
+    except (OSError, KeyError, ValueError, EOFError, BadZipFile):
         pass  # none, another's or a broken one: made again
     return [], [], 0
 
