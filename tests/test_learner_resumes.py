@@ -147,20 +147,28 @@ def test_a_learner_killed_again_and_again_ends_where_one_that_lived_ends(
         np.testing.assert_array_equal(arrays[STAGE + name], array, err_msg=name)
 
 
-def _saved(settings: Settings) -> tuple[dict[str, np.ndarray], dict[str, object]]:
+Saved = tuple[dict[str, np.ndarray], dict[str, object]]
+
+
+def _saved(settings: Settings) -> Saved:
+    saved = _saved_by_now(settings)
+    assert saved is not None
+    return saved
+
+
+def _saved_by_now(settings: Settings) -> Saved | None:
     engine = open_database(None, settings.home, "learner", settings.namespace)
     store = CheckpointStore(engine, str(settings.home / settings.namespace / "checkpoints"))
     saved = store.load(f"{settings.namespace}.learner")
     engine.dispose()
-    assert saved is not None
     return saved
 
 
 def _until_read(settings: Settings, count: int) -> None:
     """The checkpoint is behind the last example."""
     deadline = time.monotonic() + WITHIN_S
-    while _saved(settings)[1]["positions"] != {"0": count}:
-        assert time.monotonic() < deadline, _saved(settings)[1]["positions"]
+    while (saved := _saved_by_now(settings)) is None or saved[1]["positions"] != {"0": count}:
+        assert time.monotonic() < deadline, saved and saved[1]["positions"]
         time.sleep(0.1)
 
 
