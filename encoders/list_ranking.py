@@ -7,15 +7,23 @@ from typing import NamedTuple
 
 import numpy as np
 
+from encoders.content_lift import RECENT
 from encoders.next_click import ABSENT, Floats, Mask, Rows, compiled, embed_history, gap_bucket
 from encoders.ranking_features import (
     CANDIDATES_MAX,
     FEATURES,
+    LIFT_LAST,
+    LIFT_RECENT,
+    NEAR_CLICKS,
     NEXT_CLICK,
     Knowledge,
     Scratch,
+    fill_click_features,
     fill_features,
+    fill_lifts,
+    fill_product_features,
     find_candidates,
+    gather_cosines,
     gather_shares,
 )
 from encoders.reranker import INPUTS, Reranker, bucket_of, rerank
@@ -133,11 +141,10 @@ def choose_listed(scores: Floats, rows: Rows, content: Floats, diversity: float,
 
 
 @compiled
-def _score_products(
-    k: Knowledge, r: Reranker, f: ServedFactors, history: Rows, ages_s: Floats, bucket: int, gap: int, rows: Rows,
-    after: Floats, together: Floats, out: Floats,
-) -> None:  # fmt: skip
-    """Fill out (K,) with the scores in the list of these products, the history's bucket and gap being given."""
+def _next_click_scores(
+    r: Reranker, f: ServedFactors, history: Rows, ages_s: Floats, rows: Rows, z: Floats, memory: Floats, out: Floats
+) -> None:
+    """Fill out (K,) with the next-click scores of these products after this history; z, memory (F,) to work in."""
     positions, factors = f.position_weights.shape
     clicks = min(len(history), f.memory_length)
     clicked = np.empty(clicks, np.int32)
@@ -146,24 +153,28 @@ def _score_products(
         clicked[at] = history[at] if history[at] != ABSENT and f.known[history[at]] else ABSENT
         if at < positions:
             gaps[at] = gap_bucket(ages_s[at])
-    z, memory = np.empty(factors, np.float32), np.empty(factors, np.float32)
     embed_history(
         f.position_weights, f.gap_weights, f.memory_weights, f.memory_decay, f.context, clicked, gaps, z, memory
     )
-    scores = np.empty(len(rows), np.float32)
     for at in range(len(rows)):
         row = rows[at]
         if not f.known[row]:
-            scores[at] = r.mean[NEXT_CLICK]
+            out[at] = r.mean[NEXT_CLICK]
             continue
         score = f.bias[row]
         for factor in range(factors):
             score += f.target[row, factor] * z[factor]
-        scores[at] = score
-    features = np.empty((len(rows), len(FEATURES)), np.float32)
-    fill_features(k, scores, history, rows, after, together, features)
-    inputs = np.empty((len(rows), INPUTS), np.float32)
-    rerank(r, features, bucket, gap, inputs, out)
+        out[at] = score
+
+
+@compiled
+def _most_of_one(history: Rows) -> int:
+    """How many clicks of the history the product with most of them has."""
+    most = 0
+    for row in history:
+        if row != ABSENT:
+            most = max(most, (history == row).sum())
+    return most
 
 
 @compiled
@@ -181,17 +192,35 @@ def clicks_behind(
     """
     bucket = bucket_of(_known_clicks(history))
     gap = gap_bucket(float(ages_s[0]) if len(ages_s) else 0.0)
-    behind = np.full(len(rows), ABSENT, np.int32)
-    lowest, without = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
+    count, factors = len(rows), f.position_weights.shape[1]
+    behind = np.full(count, ABSENT, np.int32)
+    lowest, without, scores = np.empty(count, np.float32), np.empty(count, np.float32), np.empty(count, np.float32)
+    z, memory = np.empty(factors, np.float32), np.empty(factors, np.float32)
+    features, inputs = np.empty((count, len(FEATURES)), np.float32), np.empty((count, INPUTS), np.float32)
     after, together = gather_shares(k.after, history, rows, place), gather_shares(k.together, history, rows, place)
-    _score_products(k, r, f, history, ages_s, bucket, gap, rows, after, together, lowest)
+    read = history[: NEAR_CLICKS + _most_of_one(history)]  # whatever is taken out, the nearest clicks are among these
+    cosines = gather_cosines(k, read, rows)
+    fill_product_features(k, rows, features)
+    fill_lifts(k, history, rows, features)
+    _next_click_scores(r, f, history, ages_s, rows, z, memory, scores)
+    near = len(history[:NEAR_CLICKS])
+    fill_click_features(scores, history[:near], cosines[:near], after, together, features)
+    rerank(r, features, bucket, gap, inputs, lowest)
+    of_all = features[:, LIFT_LAST : LIFT_RECENT + 1].copy()
     for click in range(len(history)):
         row = history[click]
         if row == ABSENT or (history[:click] == row).any():
             continue
         kept = history != row
-        _score_products(k, r, f, history[kept], ages_s[kept], bucket, gap, rows, after[kept], together[kept], without)
-        for at in range(len(rows)):
+        left, nearest = history[kept], np.flatnonzero(kept[: len(read)])[:NEAR_CLICKS]
+        if click < RECENT:
+            fill_lifts(k, left, rows, features)
+        else:
+            features[:, LIFT_LAST : LIFT_RECENT + 1] = of_all
+        _next_click_scores(r, f, left, ages_s[kept], rows, z, memory, scores)
+        fill_click_features(scores, history[nearest], cosines[nearest], after[kept], together[kept], features)
+        rerank(r, features, bucket, gap, inputs, without)
+        for at in range(count):
             if without[at] < lowest[at]:
                 lowest[at], behind[at] = without[at], row
     return behind

@@ -35,7 +35,15 @@ class Neighbours(NamedTuple):
 
     def share(self, row: int, neighbour: int) -> float:
         """The neighbour's share in the row, 0 if it is none."""
-        return float(self.shares[row][self.ids[row] == neighbour].sum())
+        return _share(self.ids, self.shares, row, neighbour)
+
+
+@compiled
+def _share(ids: Rows, shares: Floats, row: int, neighbour: int) -> float:
+    for place in range(ids.shape[1]):
+        if ids[row, place] == neighbour:
+            return float(shares[row, place])
+    return 0.0
 
 
 def no_neighbours(products: int) -> Neighbours:

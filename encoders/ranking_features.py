@@ -32,7 +32,7 @@ JUST_LOOKED_AT = 3  # clicks: what the user has just looked at is no candidate
 HISTORY = 50  # clicks that are read
 _BY_SCORE, _COLD_BY_SCORE, _BY_LIFT, _COLD_BY_LIFT, _BY_NEIGHBOURS = 120, 40, 20, 20, 30
 CANDIDATES_MAX = _BY_SCORE + _COLD_BY_SCORE + _BY_LIFT + _COLD_BY_LIFT + 2 * _BY_NEIGHBOURS
-_NEAR_CLICKS = 8  # whose content is compared one by one
+NEAR_CLICKS = 8  # whose content is compared one by one
 _RECENT, _AFTER_DECAY, _ALL_DECAY = 5, 0.7, 0.95
 _NO_SHARE = 1e-4  # added to a share before its logarithm: a share of some ten thousandths says nothing
 
@@ -254,29 +254,68 @@ def fill_features(
     history          (H,) int32, H <= HISTORY, newest first, -1 unknown
     after, together  (H, N) from gather_shares
     """
-    width = k.content.shape[1]
-    last, recent = np.empty(width, np.float32), np.empty(width, np.float32)
-    lift_queries(k.lift, k.content, history, last, recent)
-    near = min(_NEAR_CLICKS, len(history))
+    fill_product_features(k, rows, out)
+    fill_lifts(k, history, rows, out)
+    cosines = gather_cosines(k, history[:NEAR_CLICKS], rows)
+    fill_click_features(scores, history[:NEAR_CLICKS], cosines, after, together, out)
+
+
+@compiled
+def fill_product_features(k: Knowledge, rows: Rows, out: Floats) -> None:
+    """Fill the columns of out (N, C) that no history changes."""
     every = np.log(np.float32(k.now + 1000))
     for at in range(len(rows)):
         row = rows[at]
-        out[at, NEXT_CLICK] = scores[at]
         out[at, CLICKED_LATELY] = log_count(k.trends, row, 0, k.now)
         out[at, CLICKED_RECENTLY] = log_count(k.trends, row, 1, k.now)
         out[at, CLICKS] = np.log(np.float32(1 + k.clicks[row]))
         out[at, CLICKED_EVER] = np.log(k.clicks[row] + np.float32(0.5)) - every
+
+
+@compiled
+def fill_lifts(k: Knowledge, history: Rows, rows: Rows, out: Floats) -> None:
+    """Fill the columns of the content lift: they depend on the last RECENT clicks of the history."""
+    width = k.content.shape[1]
+    last, recent = np.empty(width, np.float32), np.empty(width, np.float32)
+    lift_queries(k.lift, k.content, history, last, recent)
+    for at in range(len(rows)):
         of_last, of_recent = np.float32(0.0), np.float32(0.0)
         for d in range(width):
-            of_last += last[d] * k.content[row, d]
-            of_recent += recent[d] * k.content[row, d]
+            of_last += last[d] * k.content[rows[at], d]
+            of_recent += recent[d] * k.content[rows[at], d]
         out[at, LIFT_LAST], out[at, LIFT_RECENT] = of_last, of_recent
-        best, total, known = np.float32(-1.0), np.float32(0.0), 0
-        for click in history[:near]:
-            if click >= 0:
+
+
+@compiled
+def gather_cosines(k: Knowledge, history: Rows, rows: Rows) -> Floats:
+    """(H, N) the cosine of each click's content with that of each of the products rows (N,); 0 for unknown clicks."""
+    cosines = np.zeros((len(history), len(rows)), np.float32)
+    for click in range(len(history)):
+        if history[click] != ABSENT:
+            for at in range(len(rows)):
                 cosine = np.float32(0.0)
-                for d in range(width):
-                    cosine += k.content[click, d] * k.content[row, d]
+                for d in range(k.content.shape[1]):
+                    cosine += k.content[history[click], d] * k.content[rows[at], d]
+                cosines[click, at] = cosine
+    return cosines
+
+
+@compiled
+def fill_click_features(
+    scores: Floats, history: Rows, cosines: Floats, after: Floats, together: Floats, out: Floats
+) -> None:
+    """Fill the other columns of out (N, C).
+
+    scores           (N,) next-click scores
+    history          the last NEAR_CLICKS clicks, newest first, -1 unknown; cosines as long, from gather_cosines
+    after, together  (H, N) from gather_shares
+    """
+    for at in range(len(out)):
+        out[at, NEXT_CLICK] = scores[at]
+        best, total, known = np.float32(-1.0), np.float32(0.0), 0
+        for click in range(len(history)):
+            if history[click] != ABSENT:
+                cosine = cosines[click, at]
                 best, total, known = max(best, cosine), total + cosine, known + 1
         out[at, COSINE_BEST] = best if known else np.float32(0.0)
         out[at, COSINE_MEAN] = total / np.float32(max(1, known))

@@ -6,7 +6,7 @@ gets what the re-ranker has learned of such users; where nothing was learned yet
 """
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -71,7 +71,7 @@ class Ranker:
         self._shelf = shelf
         self._length = length
         self._diversity = diversity
-        self._seen_codes = frozenset(EVENTS.index(event) for event in seen_events)
+        self._is_seen = np.isin(EVENTS, list(seen_events))  # by the code of the event
         self._exploration = exploration
         self._explore_s = explore_s
         self._scratch = new_scratch(0)
@@ -104,7 +104,7 @@ class Ranker:
     def seen(self, history: History) -> set[str]:
         """The products that this user has had, by the shop's setting, and gets in no list."""
         pairs = zip(history.product_ids, history.codes, strict=True)
-        return {product_id for product_id, code in pairs if code in self._seen_codes}
+        return {product_id for product_id, code in pairs if self._is_seen[code]}
 
     def score(
         self,
@@ -154,8 +154,7 @@ class Ranker:
         clicked, ages_s, unwanted = [], [], []
         for history in histories:
             rows = np.array([shelf.rows.get(product_id, ABSENT) for product_id in history.product_ids], np.int32)
-            codes = np.frombuffer(history.codes, np.uint8)
-            seen = rows[np.isin(codes, list(self._seen_codes))] if self._seen_codes else NO_ROWS
+            seen = rows[self._is_seen[np.frombuffer(history.codes, np.uint8)]]
             out = np.concatenate((seen, rows[:JUST_LOOKED_AT]))
             unwanted.append(out[out != ABSENT])
             clicked.append(rows[:HISTORY])
@@ -279,12 +278,15 @@ class Ranker:
         scores = dict(zip(scored.rows.tolist(), np.round(scored.scores.astype(np.float64), 6).tolist(), strict=True))
         organic = [scores[row] for row in rows.tolist() if row in scores]
         is_known, tried = bool((clicked != ABSENT).any()), set(explored.tolist())
+        deeds = dict(
+            zip(clicked.tolist()[::-1], history.codes[: len(clicked)][::-1], strict=True)
+        )  # the latest of each
         last = min(organic, default=0.0)
         items = []
         for place, (row, click) in enumerate(zip(rows.tolist(), behind.tolist(), strict=True), 1):
             source = self._source(row, is_known and row in scores, row in tried)
             if source in ("next-click", "content"):
-                reason = self._reason(knowledge, history, clicked, row, click)
+                reason = self._reason(knowledge, deeds, row, click)
             else:
                 reason = self._plainly(row) if source == "popular" else "new in the shop"
             if row in scores and organic:
@@ -306,8 +308,11 @@ class Ranker:
         clicks = int(self._shelf.clicks[row])
         return f"clicked {clicks} times" if clicks else "new in the shop"
 
-    def _reason(self, k: Knowledge, history: History, clicked: Rows, row: int, click: int) -> str:
-        """In words: what the product has to do with the click without which it would stand lowest."""
+    def _reason(self, k: Knowledge, deeds: Mapping[int, int], row: int, click: int) -> str:
+        """In words: what the product has to do with the click without which it would stand lowest.
+
+        deeds: the code of the latest click on each product of the history, by row
+        """
         shelf = self._shelf
         if click == ABSENT:
             return "often clicked now" if shelf.clicks[row] >= COLD_CLICKS else self._plainly(row)
@@ -317,8 +322,7 @@ class Ranker:
         after, together = k.after.share(click, row), k.together.share(click, row)
         if max(after, together) >= SHARE_TOLD:
             return f"often together with {title}" if together > after else f"often next after {title}"
-        deed = DEEDS[EVENTS[history.codes[int(np.flatnonzero(clicked == click)[0])]]]
-        return f"because you {deed} {title}"
+        return f"because you {DEEDS[EVENTS[deeds[click]]]} {title}"
 
 
 def lists_ranker(shelf: Shelf, settings: Settings, *, explores: bool = False) -> Ranker:

@@ -13,11 +13,12 @@ from tempfile import TemporaryDirectory
 
 from brokers import KafkaMissing, LocalKafka
 
-from tests.bench import clicks, products, retraction
+from tests.bench import clicks, lists, products, retraction
 from tests.bench.report import FIGURE_COLUMNS, Figure, Progress, row, table, where
 from tests.bench.stage import FULL, QUICK
 
 BENCHES = {
+    "list_cost": lists.list_cost,
     "click_to_list": clicks.click_to_list,
     "durable_clicks": clicks.durable_clicks,
     "encode": products.encode,

@@ -1,7 +1,7 @@
 """A synthetic shelf: records as catalog, encode and learner would publish them, so that nothing need be encoded."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from encoders.weights import widths_of
 from streams.broker import Outgoing
 from streams.events import EncodeRequest, Offer, ProductVectors, pack_vector
 from streams.factors import Changes, NeighbourIds, factor_records
+from streams.settings import Settings
+from streams.topics import TopicNames
 from tests.bench.stage import Stage, Tell
 
 CHUNK = 500
@@ -24,26 +26,38 @@ MATERIALS = ("linen", "cotton", "leather", "canvas", "paper", "nylon", "wool", "
 KINDS = ("table lamp", "tote bag", "hoodie", "dress", "backpack", "vase", "shorts", "teapot", "scarf", "stool")
 
 
-async def publish_shelf(on: Stage, products: int, tell: Tell, *, factors: bool, seed: int = 0) -> list[str]:
-    """Offers and random fused vectors of so many products are confirmed; returns their ids.
+async def publish_shelf(on: Stage, products: int, tell: Tell, *, factors: bool) -> list[str]:
+    """The records of such a shelf are confirmed; returns the products' ids."""
+    product_ids = ids_of(products)
+    for told, records in enumerate(shelf_records(on.settings, on.names, product_ids, factors=factors)):
+        tell(f"{min(told * CHUNK, products):,} of {products:,} products are on the shelf")
+        await on.publisher.publish(records)
+    return product_ids
 
-    factors  True: those of a random next-click model as well, as a learner would publish them
+
+def ids_of(products: int) -> list[str]:
+    """The ids of so many products."""
+    return [f"product-{number}" for number in range(products)]
+
+
+def shelf_records(
+    settings: Settings, names: TopicNames, product_ids: Sequence[str], *, factors: bool, seed: int = 0
+) -> Iterator[list[Outgoing]]:
+    """Offers and random fused vectors of these products.
+
+    factors  True: those of a random next-click model and full rows of neighbours, as a learner would publish them
     """
     chance = np.random.default_rng(seed)
-    product_ids = [f"product-{number}" for number in range(products)]
-    width = widths_of(on.settings.image_encoder, on.settings.text_encoder)["fused"]
-    for begin in range(0, products, CHUNK):
-        tell(f"{begin:,} of {products:,} products are on the shelf")
+    width = widths_of(settings.image_encoder, settings.text_encoder)["fused"]
+    for begin in range(0, len(product_ids), CHUNK):
         chunk = product_ids[begin : begin + CHUNK]
         vectors = chance.standard_normal((len(chunk), width), dtype=np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        await on.publisher.publish([_offer(on, product_id) for product_id in chunk])
-        await on.publisher.publish([_vectors(on, *pair) for pair in zip(chunk, vectors, strict=True)])
-    if factors:
-        records = _factors(on, product_ids, chance)
-        for begin in range(0, len(records), CHUNK):
-            await on.publisher.publish(records[begin : begin + CHUNK])
-    return product_ids
+        yield [_offer(names, product_id) for product_id in chunk]
+        yield [_vectors(names, *pair) for pair in zip(chunk, vectors, strict=True)]
+    records = _factors(names, product_ids, chance) if factors else []
+    for begin in range(0, len(records), CHUNK):
+        yield records[begin : begin + CHUNK]
 
 
 def words_only(products: int, prefix: str) -> Iterator[dict[str, Any]]:
@@ -68,7 +82,7 @@ def encode_request(upsert: dict[str, Any]) -> dict[str, Any]:
     return EncodeRequest(content_revision=1, **content, **more).model_dump(mode="json")
 
 
-def _offer(on: Stage, product_id: str) -> Outgoing:
+def _offer(names: TopicNames, product_id: str) -> Outgoing:
     now = time.time()
     offer = Offer(
         product_id=product_id,
@@ -84,23 +98,23 @@ def _offer(on: Stage, product_id: str) -> Outgoing:
         changed_at=now,
         created_at=now,
     )
-    return Outgoing(on.names.product_index, product_id.encode(), offer.model_dump_json().encode())
+    return Outgoing(names.product_index, product_id.encode(), offer.model_dump_json().encode())
 
 
-def _vectors(on: Stage, product_id: str, fused: Any) -> Outgoing:
+def _vectors(names: TopicNames, product_id: str, fused: Any) -> Outgoing:
     vectors = ProductVectors(
         product_id=product_id,
         content_revision=1,
-        encoder=on.names.product_vectors.rpartition("-")[2],
+        encoder=names.product_vectors.rpartition("-")[2],
         image=None,
         text=None,
         fused=pack_vector(fused),
         missing=[],
     )
-    return Outgoing(on.names.product_vectors, product_id.encode(), vectors.model_dump_json().encode())
+    return Outgoing(names.product_vectors, product_id.encode(), vectors.model_dump_json().encode())
 
 
-def _neighbours(product_ids: list[str], chance: np.random.Generator) -> list[NeighbourIds]:
+def _neighbours(product_ids: Sequence[str], chance: np.random.Generator) -> list[NeighbourIds]:
     """Full rows of random neighbours: what ranking reads when a shop has run for long."""
     shares = np.full(NEIGHBOURS, 1 / NEIGHBOURS, np.float32)
     picked = chance.integers(len(product_ids), size=(len(product_ids), 2, NEIGHBOURS))
@@ -111,13 +125,13 @@ def _neighbours(product_ids: list[str], chance: np.random.Generator) -> list[Nei
     ]
 
 
-def _factors(on: Stage, product_ids: list[str], chance: np.random.Generator) -> list[Outgoing]:
+def _factors(names: TopicNames, product_ids: Sequence[str], chance: np.random.Generator) -> list[Outgoing]:
     model = NextClickModel()
     rows = np.array([model.add_product() for _ in product_ids], np.int32)
     clicks = 1 + chance.poisson(CLICKS_OF_A_PRODUCT, len(rows))
     clicks[chance.random(len(rows)) < NEW_SHARE] = 0
     changes = Changes(
-        product_ids,
+        list(product_ids),
         *model.vectors(rows),
         clicks=clicks.tolist(),
         lately=np.zeros((len(rows), len(HALF_LIVES)), np.float32),
@@ -131,4 +145,4 @@ def _factors(on: Stage, product_ids: list[str], chance: np.random.Generator) -> 
         examples=int(clicks.sum()),
         newest_example_at=time.time(),
     )
-    return factor_records(changes, on.names, epoch=1, sequence=1)
+    return factor_records(changes, names, epoch=1, sequence=1)
