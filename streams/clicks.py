@@ -79,6 +79,7 @@ class ClicksRole(Role[UserClick | None]):
         self._replica = replica
         self._ranker = lists_ranker(shelf, settings, explores=True)
         self._unasked = UnaskedLists(settings, names, users, shelf, self._ranker, broker)
+        self._ranker.like_minded = self._unasked.like_minded.count
         self._counts = {"lists": 0, "duplicates": 0, "replays": 0, "forgotten": 0, "not_learned": 0}
 
     async def start(self) -> None:

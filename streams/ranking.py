@@ -6,7 +6,7 @@ gets what the re-ranker has learned of such users; where nothing was learned yet
 """
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -22,13 +22,14 @@ from encoders.ranking_features import COLD_CLICKS, HISTORY, JUST_LOOKED_AT, Know
 from encoders.segments import EVERYBODY
 from store.history import EVENTS, History
 from streams.events import ListSource
+from streams.reasons import NEW, plain_reason, reason_of, tell_of_others
 from streams.settings import Settings
 from streams.shelf import Shelf
 
 USERS_AT_ONCE = 64  # bounds the matrix of scores: 64 users of 100,000 products are 26 MB
-SHARE_TOLD = 0.01  # of a product's neighbours, from which on two products are said to go together
 NO_ROWS = np.empty(0, np.int32)
-DEEDS = {"view_item": "viewed", "select_item": "viewed", "add_to_cart": "put in the cart", "purchase": "bought"}
+LikeMinded = Callable[[str, Floats, Rows], Sequence[int]]
+"""As streams.like_minded.LikeMinded.count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class Ranker:
         self._is_seen = np.isin(EVENTS, list(seen_events))  # by the code of the event
         self._exploration = exploration
         self._explore_s = explore_s
+        self.like_minded: LikeMinded | None = None  # None: reasons tell of the user's own clicks only
         self._scratch = new_scratch(0)
         self._listable = shelf.listable[:0]
         self.explored = 0  # positions so far
@@ -91,7 +93,8 @@ class Ranker:
 
         at           the time (s since 1970) from which the clicks' ages count; None: the newest click of each
         segments     of each user, or of none; it counts for who has no click on a product of the shelf
-        explore_for  the users' ids: their lists may hold new products that are to find their shoppers; none: no list
+        explore_for  the users' ids: their lists may hold new products that are to find their shoppers, and reasons
+                     tell of others who are like them; none: neither
         """
         ranked: list[Ranked] = []
         for begin in range(0, len(histories), USERS_AT_ONCE):
@@ -171,7 +174,10 @@ class Ranker:
                 rows, explored = self._explore(explore_for[user], scored[user], rows, unwanted[user], new, length)
             if explore_for and self._exploration is not None:
                 self._exploration.count(rows, shelf.clicks)
-            lists.append(self._list(scored[user], history, clicked[user], ages_s[user], rows, explored))
+            made = self._list(scored[user], history, clicked[user], ages_s[user], rows, explored)
+            if explore_for and self.like_minded is not None and made.embedding is not None:
+                tell_of_others(made.items, self.like_minded(explore_for[user], made.embedding, rows))
+            lists.append(made)
         return lists
 
     def _make_room(self) -> None:
@@ -278,17 +284,15 @@ class Ranker:
         scores = dict(zip(scored.rows.tolist(), np.round(scored.scores.astype(np.float64), 6).tolist(), strict=True))
         organic = [scores[row] for row in rows.tolist() if row in scores]
         is_known, tried = bool((clicked != ABSENT).any()), set(explored.tolist())
-        deeds = dict(
-            zip(clicked.tolist()[::-1], history.codes[: len(clicked)][::-1], strict=True)
-        )  # the latest of each
+        deeds = dict(zip(clicked.tolist()[::-1], history.codes[: len(clicked)][::-1], strict=True))  # the newest stays
         last = min(organic, default=0.0)
         items = []
         for place, (row, click) in enumerate(zip(rows.tolist(), behind.tolist(), strict=True), 1):
             source = self._source(row, is_known and row in scores, row in tried)
             if source in ("next-click", "content"):
-                reason = self._reason(knowledge, deeds, row, click)
+                reason = reason_of(shelf, knowledge, deeds, row, click)
             else:
-                reason = self._plainly(row) if source == "popular" else "new in the shop"
+                reason = plain_reason(shelf, row) if source == "popular" else NEW
             if row in scores and organic:
                 points = scores[row]
             else:  # behind what was scored; alone, the clicks are the score
@@ -303,26 +307,6 @@ class Ranker:
         if not is_scored:
             return "popular"
         return "content" if self._shelf.clicks[row] < COLD_CLICKS else "next-click"
-
-    def _plainly(self, row: int) -> str:
-        clicks = int(self._shelf.clicks[row])
-        return f"clicked {clicks} times" if clicks else "new in the shop"
-
-    def _reason(self, k: Knowledge, deeds: Mapping[int, int], row: int, click: int) -> str:
-        """In words: what the product has to do with the click without which it would stand lowest.
-
-        deeds: the code of the latest click on each product of the history, by row
-        """
-        shelf = self._shelf
-        if click == ABSENT:
-            return "often clicked now" if shelf.clicks[row] >= COLD_CLICKS else self._plainly(row)
-        title = shelf.titles[click]
-        if shelf.clicks[row] < COLD_CLICKS and row != click:
-            return f"like {title}"
-        after, together = k.after.share(click, row), k.together.share(click, row)
-        if max(after, together) >= SHARE_TOLD:
-            return f"often together with {title}" if together > after else f"often next after {title}"
-        return f"because you {DEEDS[EVENTS[deeds[click]]]} {title}"
 
 
 def lists_ranker(shelf: Shelf, settings: Settings, *, explores: bool = False) -> Ranker:

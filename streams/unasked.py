@@ -19,6 +19,7 @@ from streams.audience import Audience
 from streams.broker import Broker, Outgoing
 from streams.events import BadEvent, RecommendationList
 from streams.last_lists import FoundList, LastLists
+from streams.like_minded import LikeMinded
 from streams.lists import PROFILE_CLICKS, Cause, MadeList, made_list
 from streams.parsing import parse
 from streams.push import Push
@@ -54,6 +55,7 @@ class UnaskedLists:
         self._shelf = shelf
         self._ranker = ranker
         self._audience = Audience(shelf, most=self._most, active_s=s.active_s, length=s.list_length)
+        self.like_minded = LikeMinded(shelf, self._audience)
         self._retraction = Retraction(shelf, self._audience)
         self._push = Push(shelf, self._audience, users=s.push_users, per_s=s.push_per_s, every_s=s.push_every_s)
         self._last_lists = LastLists(
@@ -84,6 +86,7 @@ class UnaskedLists:
         if self._most:
             self._audience.drop(forgotten)
             self._audience.note(lists, active_at=[now] * len(lists))
+            self.like_minded.note(lists)
             self._embeddings.drop(forgotten)
             self._embeddings.note([made.user_id for made in lists], now)
 

@@ -12,7 +12,7 @@ from shelves import blend, factors, neighbours, offer, stage, vectors, weights
 
 from encoders.exploration import Exploration
 from encoders.exploration_step import Rule
-from encoders.next_click import Floats
+from encoders.next_click import Floats, Rows
 from store.history import History
 from store.records import Click
 from streams.ranking import Ranker
@@ -60,6 +60,25 @@ def pairs() -> Shelf:
             "mud": ([0.5, 0.5], [-1.0, -1.0], KNOWN),
         }
     )
+
+
+def test_a_reason_tells_of_others_who_are_like_her() -> None:
+    shelf = pairs()
+    ranker = Ranker(shelf, length=50, seen_events=())
+    asked: list[tuple[str, list[float]]] = []
+
+    def like_minded(user_id: str, embedding: Floats, rows: Rows) -> list[int]:
+        asked.append((user_id, embedding.tolist()))
+        return [{"cup": 1, "saw": 2}.get(str(shelf.product_ids[row]), 0) for row in rows.tolist()]
+
+    ranker.like_minded = like_minded
+    made = ranker.rank([history("tea"), history()], at=NOW, explore_for=["ann", "eve"])[0]
+    reasons = {item["product_id"]: item["reason"] for item in made.items}
+    assert reasons["cup"] == "because you viewed TEA; a like-minded shopper clicked it lately"
+    assert reasons["saw"].endswith("; 2 like-minded shoppers clicked it lately")
+    assert reasons["mug"] == "like TEA"
+    assert made.embedding is not None
+    assert asked == [("ann", made.embedding.tolist())]  # of eve nothing is known
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,70 @@
+"""Shoppers who click like a user, and who clicked a product lately: what a reason may say of them is true.
+
+Of each product the last few clickers are kept, as slots of the audience. One of them counts if the product is among her
+last clicks still, and the cosine of her embedding with the user's is at least ALIKE: no look at all users is needed.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.next_click import ABSENT, Floats, Rows, longer
+from streams.audience import Audience
+from streams.lists import MadeList
+from streams.shelf import Shelf
+
+ALIKE = 0.8  # cosine
+CLICKERS = 8  # that are kept of each product
+
+
+class LikeMinded:
+    """Reads the audience; all in the role's thread."""
+
+    def __init__(self, shelf: Shelf, audience: Audience) -> None:
+        self._shelf = shelf
+        self._audience = audience
+        self._clickers: Rows = np.zeros((0, CLICKERS), np.int32)  # (P, CLICKERS) slots, newest first
+        self._births: NDArray[np.int64] = np.zeros(0, np.int64)  # (P,) of the product that they clicked
+
+    def note(self, lists: Sequence[MadeList]) -> None:
+        """The users of these lists, who are in the audience, have clicked what the lists were made from."""
+        with self._shelf.lock:
+            self._make_room()
+            for made in lists:
+                slot = self._audience.slots.get(made.user_id)
+                for product_id in made.clicked[::-1]:
+                    row = self._shelf.rows.get(product_id)
+                    if slot is not None and row is not None:
+                        self._put(row, slot)
+
+    def count(self, user_id: str, embedding: Floats, rows: Rows) -> list[int]:
+        """How many others with tastes like this embedding (F,) have clicked each of these products (K,) lately.
+
+        Call under the shelf's lock.
+        """
+        audience = self._audience
+        length = float(np.linalg.norm(embedding))
+        if audience.embeddings.shape[1] != len(embedding) or not length or not len(rows):
+            return [0] * len(rows)
+        self._make_room()
+        slots = self._clickers[rows]  # (K, CLICKERS)
+        others = audience.embeddings[slots]  # (K, CLICKERS, F)
+        alike = others @ embedding >= ALIKE * length * np.linalg.norm(others, axis=2)
+        alike &= (slots != ABSENT) & (slots != audience.slots.get(user_id, ABSENT)) & audience.has_embedding[slots]
+        alike &= (self._births[rows] == self._shelf.births[rows])[:, None]
+        alike &= (audience.clicked[slots] == rows[:, None, None]).any(axis=2)
+        counts: list[int] = alike.sum(axis=1).tolist()
+        return counts
+
+    def _put(self, row: int, slot: int) -> None:
+        if self._births[row] != self._shelf.births[row]:  # it was another product's
+            self._clickers[row], self._births[row] = ABSENT, self._shelf.births[row]
+        known = self._clickers[row].tolist()
+        self._clickers[row] = [slot, *(each for each in known if each != slot), ABSENT][:CLICKERS]
+
+    def _make_room(self) -> None:
+        rows = len(self._shelf.listable)
+        if len(self._clickers) < rows:
+            self._clickers = longer(self._clickers, rows, ABSENT)
+            self._births = longer(self._births, rows)
