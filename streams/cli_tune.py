@@ -44,7 +44,7 @@ def tune(
     ] = None,
     grid: Annotated[
         list[str] | None,
-        typer.Option(help="As learning_rate=.02,.04,.08, or a file of such lines; a small one without it."),
+        typer.Option(help="As learning_rate=.04,.08,.16, or a file of such lines; a small one without it."),
     ] = None,
     measure: Annotated[
         Literal["hr_at_10", "ndcg_at_10", "new_shelf_hr_at_10"], typer.Option(help="What is to be high.")

@@ -300,7 +300,7 @@ def test_the_report_says_what_was_found_over_several_sets(clicks: Path, tmp_path
     assert result.exit_code == 0, result.output
     said = result.stdout
     assert "2 trials, chosen by TPE, seed 0; each click is predicted, then learned" in said
-    assert "The defaults: learning_rate 0.04, dropout 0.5." in said
+    assert "The defaults: learning_rate 0.08, dropout 0.5." in said
     assert re.search(r"^\| planted.jsonl \| 500 \| 25 \| \d+ \| \d+ \| 0.\d{4} ± ", said, re.M)
     assert re.search(r"^\| defaults \| 1.0000 \| 0.\d{4} ± 0.\d{4} \| 0.\d{4} ± 0.\d{4} \| \d+ \|  \|$", said, re.M)
     assert re.search(r"^\| 2 \| \d.\d{4} \| .* \| learning_rate 0.\d+, dropout 0.\d+ \|$", said, re.M)

@@ -78,7 +78,7 @@ SPACE = {
         *map(_of_event, WEIGHED),
     )
 }
-SMALL_GRID: dict[str, tuple[float, ...]] = {"learning_rate": (0.02, 0.04, 0.08), "dropout": (0.3, 0.5, 0.7)}
+SMALL_GRID: dict[str, tuple[float, ...]] = {"learning_rate": (0.04, 0.08, 0.16), "dropout": (0.3, 0.5, 0.7)}
 
 
 def defaults_of(names: Iterable[str]) -> dict[str, float]:
