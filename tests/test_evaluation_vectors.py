@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from encoders.weights import UnknownSource
-from streams.evaluation import vectors
+from streams.evaluation import kept_arrays
 from streams.evaluation.vectors import encode_to
 from streams.settings import Settings
 
@@ -27,7 +27,7 @@ def read(path: Path) -> tuple[list[str], np.ndarray[Any, Any]]:
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vectors, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(kept_arrays, "SAVE_EVERY_S", 0.0)
     encode_to(tmp_path / "whole.npz", PRODUCTS, settings())
     told: list[int] = []
 

@@ -2,13 +2,11 @@
 
 import asyncio
 import hashlib
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import orjson
@@ -17,6 +15,8 @@ from encoders.next_click import Floats
 from encoders.weights import fingerprint_of
 from streams.catalog_rows import ENCODED_FIELDS
 from streams.encode import EncodeRole, Event
+from streams.evaluation import kept_arrays
+from streams.evaluation.kept_arrays import read_kept, write_kept
 from streams.events import EncodeRequest, ProductUpsert, ProductVectors, unpack_vector
 from streams.parsing import parse
 from streams.role import Delivery, Message
@@ -24,7 +24,6 @@ from streams.settings import Settings
 from streams.topics import topic_names
 
 NO_MESSAGE = Message("", "", 0, 0, None, None, (), 0.0)
-SAVE_EVERY_S = 30.0
 
 Products = Mapping[str, Mapping[str, Any]]
 """Upserts by product id, as streams.evaluation.stream.Catalog has them."""
@@ -52,20 +51,29 @@ def encode_to(path: Path, products: Products, settings: Settings, told: Told = l
 
 async def _encode_to(path: Path, products: Products, settings: Settings, told: Told) -> None:
     made_of = identity_of(products, settings)
-    product_ids, fused, done = _read(path, made_of)
+    kept = read_kept(path, made_of)
+    product_ids: list[str] = kept["product_ids"].tolist() if kept else []
+    fused: list[Floats] = list(kept["fused"]) if kept else []
+    done = int(kept["done"]) if kept else 0
     saved_at = time.monotonic()
     told(done, len(products))
-    if path.exists() and done == len(products):
+    if kept and done == len(products):
         return
+
+    def save() -> None:
+        by_row = np.array(fused, np.float32).reshape(len(fused), -1)
+        ids = np.array(product_ids, np.str_)
+        write_kept(path, made_of, {"product_ids": ids, "fused": by_row, "done": np.array(done)})
+
     async for read, encoded in _encode(list(products.values())[done:], settings):
         done += read
         product_ids += encoded
         fused += encoded.values()
         told(done, len(products))
-        if time.monotonic() - saved_at > SAVE_EVERY_S:
-            _write(path, made_of, product_ids, fused, done)
+        if time.monotonic() - saved_at > kept_arrays.SAVE_EVERY_S:
+            save()
             saved_at = time.monotonic()
-    _write(path, made_of, product_ids, fused, done)
+    save()
 
 
 async def _encode(
@@ -93,24 +101,3 @@ def _request(product: Mapping[str, Any]) -> EncodeRequest:
     upsert = ProductUpsert.model_validate(product).model_dump(mode="json")
     content = {name: upsert[name] for name in ENCODED_FIELDS}
     return EncodeRequest(product_id=str(product["product_id"]), content_revision=1, **content)
-
-
-def _read(path: Path, made_of: str) -> tuple[list[str], list[Floats], int]:
-    """What the file holds of this identity, and how many products that took."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            if str(arrays["made_of"]) == made_of:
-                return arrays["product_ids"].tolist(), list(arrays["fused"]), int(arrays["done"])
-    except (OSError, KeyError, ValueError, EOFError, BadZipFile):
-        pass  # none, another's or a broken one: made again
-    return [], [], 0
-
-
-def _write(path: Path, made_of: str, product_ids: list[str], fused: list[Floats], done: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    by_row = np.array(fused, np.float32).reshape(len(fused), -1)
-    with partial.open("wb") as file:
-        ids = np.array(product_ids, np.str_)
-        np.savez(file, product_ids=ids, fused=by_row, made_of=np.array(made_of), done=np.array(done))
-    os.replace(partial, path)

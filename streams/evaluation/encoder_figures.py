@@ -1,0 +1,94 @@
+"""How good the encoders are on a shop's own products: what finds what, before and after alignment."""
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.alignment import AlignmentRule, Told, align
+from encoders.fusion import Fusion
+from encoders.retrieval import recall_at, same_label_at_1, unit_or_zero
+from encoders.weights import TEXT_RECIPE
+from streams.evaluation.features import Features
+from streams.evaluation.labelled import Labelled
+from streams.evaluation.report import table, where
+
+Figures = dict[str, Any]
+HELD_OUT_SHARE = 0.2
+DEPTHS = (1, 10)
+
+
+def figures(
+    labelled: Labelled, features: Features, *, rule: AlignmentRule, seed: int = 0, told: Told = lambda *_: None
+) -> Figures:
+    """All that is measured, by name; NaN where the folder has no such label.
+
+    A fifth of the products, drawn by the seed, is held out: the heads never see them, and only they are asked for.
+    Raises TooFewPairs if there are too few products with a picture.
+    """
+    order = np.random.default_rng(seed).permutation(len(labelled.products))
+    held_out, taught = np.split(order, [round(HELD_OUT_SHARE * len(order))])
+    pictured = np.any(features.image, axis=1)
+    taught, asked = taught[pictured[taught]], held_out[pictured[held_out]]
+    began = time.monotonic()
+    heads = align(features.views[:, taught], features.words[taught], rule=rule, seed=seed, told=told)
+    spent_s = time.monotonic() - began
+    pictures, words = heads.pictures(features.image), heads.words(features.words)
+    titles = heads.words(_titles_alone(features, taught))
+    pairs = {
+        "words_to_picture": (words, pictures),
+        "title_to_picture": (titles, pictures),
+        "picture_to_words": (pictures, words),
+    }
+    found: Figures = {"products": len(order), "taught": len(taught), "held_out": len(asked), "seed": seed}
+    for name, (queries, answers) in pairs.items():
+        for depth in DEPTHS:
+            hits = recall_at(queries[asked], answers[asked], depth) if len(asked) else float("nan")
+            found[f"{name}_r_at_{depth}"] = hits
+    vectors = {**_untrained(features), "image_aligned": pictures, "words_aligned": words}
+    for label, labels in (("type", labelled.types), ("colour", labelled.colours)):
+        found[f"same_{label}_at_1"] = {name: same_label_at_1(rows, labels, held_out) for name, rows in vectors.items()}
+    return found | {"align_s": spent_s, "skipped": labelled.skipped}
+
+
+def markdown(found: Figures) -> str:
+    """The figures as people read them."""
+    asked = found["held_out"]
+    recalls = [
+        [name.replace("_", " "), *(f"{found[f'{name}_r_at_{depth}']:.3f}" for depth in DEPTHS)]
+        for name in ("words_to_picture", "title_to_picture", "picture_to_words")
+    ]
+    chance = ["by chance", *(f"{depth / asked:.3f}" if asked else "" for depth in DEPTHS)]
+    alike = [
+        [name.replace("_", " "), *(_shown(found[f"same_{label}_at_1"][name]) for label in ("type", "colour"))]
+        for name in found["same_type_at_1"]
+    ]
+    parts = [
+        where(),
+        f"{found['products']:,} products, {found['skipped']} rows skipped. The heads learned from {found['taught']:,} "
+        f"pairs of picture and words in {found['align_s']:.0f} s, without labels; {asked:,} others are asked for.",
+        "The right one of those held out is the first found, or among the first ten:",
+        table(("query", "R@1", "R@10"), [*recalls, chance]),
+        "The nearest of all other products has the same label:",
+        table(("vectors", "type", "colour"), alike),
+    ]
+    return "\n\n".join(parts)
+
+
+def _titles_alone(features: Features, taught: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The words of queries that are no more than a title: the rest is what it is on average."""
+    details = np.broadcast_to(features.details[taught].mean(axis=0), features.details.shape)
+    return np.concatenate([features.title, features.title, details], axis=1)
+
+
+def _untrained(features: Features) -> dict[str, NDArray[np.float32]]:
+    """As an encode role publishes them."""
+    text = unit_or_zero(features.headline + TEXT_RECIPE.details_weight * features.details)
+    fusion = Fusion({"image": features.image.shape[1], "text": text.shape[1]})
+    present = np.stack([features.image.any(axis=1), text.any(axis=1)], axis=1)
+    return {"image": features.image, "text": text, "fused": fusion.fuse(features.image, text, present)}
+
+
+def _shown(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.3f}"

@@ -1,0 +1,123 @@
+"""What frozen encoders see of each product, kept in a file: all that training on a small machine needs.
+
+Shapes: P products, V and T widths of a picture's and a text's vector.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from encoders.image import ImageEncoder
+from encoders.product import product_content
+from encoders.text import TextEncoder
+from encoders.weights import find_weights, fingerprint_of
+from streams.evaluation import kept_arrays
+from streams.evaluation.kept_arrays import read_kept, write_kept
+from streams.events import ProductUpsert
+from streams.pictures import Picture, PictureLoader
+from streams.settings import Settings
+
+Vectors = NDArray[np.float32]
+Told = Callable[[int, int], None]
+AT_ONCE = 32
+
+
+class Features(NamedTuple):
+    """Unit rows, zeros where there is none."""
+
+    image: Vectors  # (P, V)
+    mirrored: Vectors  # (P, V) of the picture left to right
+    title: Vectors  # (P, T)
+    headline: Vectors  # (P, T) of the title and the last category
+    details: Vectors  # (P, T) of what else is said
+
+    @property
+    def views(self) -> Vectors:
+        """(2, P, V) of the pictures."""
+        return np.stack([self.image, self.mirrored])
+
+    @property
+    def words(self) -> Vectors:
+        """(P, 3 T), each part by itself: what a title says is not lost among the details."""
+        return np.concatenate([self.title, self.headline, self.details], axis=1)
+
+
+def features_of(
+    products: Sequence[ProductUpsert], folder: Path, kept: Path, settings: Settings, told: Told = lambda *_: None
+) -> Features:
+    """The features of these products, whose pictures lie in the folder; kept in an .npz that a killed run goes on from.
+
+    Raises UnknownSource if the weights cannot be had.
+    """
+    return asyncio.run(_features_of(products, folder, kept, settings, told))
+
+
+async def _features_of(
+    products: Sequence[ProductUpsert], folder: Path, kept: Path, settings: Settings, told: Told
+) -> Features:
+    words = orjson.dumps([product.model_dump(mode="json") for product in products])
+    made_of = fingerprint_of(settings.image_encoder, settings.text_encoder)
+    made_of = hashlib.sha256(words + f"{made_of} {folder.resolve()}".encode()).hexdigest()
+    path = kept / f"features-{made_of[:12]}.npz"
+    arrays = read_kept(path, made_of)
+    done = len(arrays["title"]) if arrays else 0
+    parts = [Features(**arrays)] if arrays else []
+    told(done, len(products))
+    if done < len(products):
+        reader, saved_at = _Reader(settings), time.monotonic()
+        async with PictureLoader(pictures_root=folder, picture_max_bytes=settings.picture_max_bytes) as loader:
+            for begin in range(done, len(products), AT_ONCE):
+                some = products[begin : begin + AT_ONCE]
+                parts.append(reader.read(some, await loader.load_pictures([product.image_links for product in some])))
+                told(begin + len(some), len(products))
+                if time.monotonic() - saved_at > kept_arrays.SAVE_EVERY_S:
+                    parts = [_joined(parts)]
+                    write_kept(path, made_of, parts[0]._asdict())
+                    saved_at = time.monotonic()
+        parts = [_joined(parts)]
+        write_kept(path, made_of, parts[0]._asdict())
+    return _joined(parts)
+
+
+class _Reader:
+    def __init__(self, settings: Settings) -> None:
+        import torch
+
+        torch.set_num_threads(settings.encode_threads)
+        device = "cuda" if settings.device == "auto" and torch.cuda.is_available() else settings.device
+        device = "cpu" if device == "auto" else device
+        self._image = ImageEncoder(find_weights(settings.image_encoder, "image"), device=device)
+        self._text = TextEncoder(find_weights(settings.text_encoder, "text"), device=device)
+
+    def read(self, products: Sequence[ProductUpsert], pictures: Sequence[object]) -> Features:
+        there = [place for place, picture in enumerate(pictures) if isinstance(picture, Picture)]
+        pixels = [picture.array for picture in pictures if isinstance(picture, Picture)]
+        both = self._image.encode([*pixels, *(np.ascontiguousarray(array[:, ::-1]) for array in pixels)])
+        images = np.zeros((2, len(products), self._image.width), np.float32)
+        images[:, there] = both.reshape(2, len(there), -1)
+        contents = [
+            product_content(
+                title=product.title,
+                brand=product.brand,
+                category=product.category,
+                attributes=product.attributes,
+                description=product.description,
+            )
+            for product in products
+        ]
+        texts = [product.title for product in products] + [each.text for each in contents]
+        encoded = self._text.encode([*texts, *(each.details for each in contents)])
+        nothing = np.zeros(self._text.width, np.float32)
+        rows = np.array([nothing if vector is None else vector for vector in encoded], np.float32)
+        return Features(*images, *rows.reshape(3, len(products), -1))
+
+
+def _joined(parts: Sequence[Features]) -> Features:
+    return Features(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))

@@ -1,0 +1,85 @@
+"""Pictures and words in one space: measures worked by hand, then heads that learn what is there to learn."""
+
+import math
+
+import numpy as np
+import pytest
+
+from encoders.alignment import PAIRS_MIN, Alignment, AlignmentRule, TooFewPairs, align
+from encoders.retrieval import recall_at, same_label_at_1
+
+RULE = AlignmentRule(width=16, epochs=30, batch=100, dropout=0.1)
+
+
+def pairs(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures (2, n, 40) and words (n, 30) that tell of the same six facts, each in its own way and with noise."""
+    chance = np.random.default_rng(7)
+    to_picture, to_words = chance.normal(size=(6, 40)), chance.normal(size=(6, 30))
+    chance = np.random.default_rng(seed)
+    facts = chance.normal(size=(count, 6))
+    pictures = facts @ to_picture + 0.3 * chance.normal(size=(2, count, 40))
+    return pictures.astype(np.float32), (facts @ to_words + 0.3 * chance.normal(size=(count, 30))).astype(np.float32)
+
+
+def test_recall_is_the_share_of_answers_among_the_nearest() -> None:
+    queries = np.array([[1, 0], [0, 1], [1, 1]], np.float32)
+    answers = np.array([[1, 0.1], [1, 0], [1, 0.9]], np.float32)
+    assert recall_at(queries, answers, 1) == pytest.approx(1 / 3)  # the third has its own; the first finds the second
+    assert recall_at(queries, answers, 2) == pytest.approx(2 / 3)
+    assert recall_at(queries, answers, 3) == 1
+    assert recall_at(queries, 5 * answers, 2) == pytest.approx(2 / 3)
+    same = np.ones((4, 2), np.float32)  # nothing can be told apart: an answer stands in the middle
+    assert (recall_at(same, same, 1), recall_at(same, same, 2)) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="each query has one answer"):
+        recall_at(queries, answers[:2], 1)
+
+
+def test_the_nearest_other_product_has_the_same_label_or_not() -> None:
+    vectors = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1], [0, 0]], np.float32)
+    labels = ["cup", "cup", "lamp", "", "cup"]
+    every = np.arange(5)
+    assert same_label_at_1(vectors, labels, every) == pytest.approx(2 / 3)  # the lamp's nearest has no label
+    assert same_label_at_1(vectors, labels, every[:2]) == 1
+    assert math.isnan(same_label_at_1(vectors, labels, every[3:]))
+
+
+def test_heads_find_the_words_of_pictures_that_they_have_never_seen() -> None:
+    pictures, words = pairs(400)
+    new_pictures, new_words = pairs(100, seed=1)
+    losses: list[float] = []
+    alignment = align(pictures, words, rule=RULE, told=lambda _, loss: losses.append(loss))
+    found = recall_at(alignment.words(new_words), alignment.pictures(new_pictures[0]), 1)
+    assert found > 0.6  # chance is .01
+    assert len(losses) == RULE.epochs
+    assert losses[-1] < losses[0] / 2
+    shuffled = align(pictures, words[np.random.default_rng(0).permutation(400)], rule=RULE)
+    assert recall_at(shuffled.words(new_words), shuffled.pictures(new_pictures[0]), 1) < 0.1
+
+
+def test_the_same_seed_gives_the_same_heads_and_they_can_be_kept() -> None:
+    pictures, words = pairs(100)
+    one, same, other = (align(pictures, words, rule=RULE, seed=seed) for seed in (3, 3, 4))
+    for name, array in one.state().items():
+        np.testing.assert_array_equal(array, same.state()[name])
+    assert not np.array_equal(one.words.weight, other.words.weight)
+    again = Alignment.from_state(one.state())
+    np.testing.assert_array_equal(again.pictures(pictures[0]), one.pictures(pictures[0]))
+    np.testing.assert_allclose(np.linalg.norm(one.words(words), axis=1), 1, atol=1e-5)
+
+
+def test_what_is_not_there_stays_nowhere() -> None:
+    pictures, words = pairs(50)
+    alignment = align(pictures, words, rule=RULE)
+    assert not alignment.pictures(np.zeros((1, 40), np.float32)).any()
+
+
+def test_too_few_pairs_and_broken_features_are_refused() -> None:
+    pictures, words = pairs(PAIRS_MIN)
+    assert align(pictures, words, rule=RULE._replace(epochs=1)).words.weight.shape == (16, 30)
+    with pytest.raises(TooFewPairs, match="7 pictures and 7 words: give at least 8 pairs"):
+        align(pictures[:, :7], words[:7], rule=RULE)
+    with pytest.raises(TooFewPairs, match="8 pictures and 7 words"):
+        align(pictures, words[:7], rule=RULE)
+    words[0, 0] = np.nan
+    with pytest.raises(ValueError, match="not finite: encode the products again"):
+        align(pictures, words, rule=RULE)

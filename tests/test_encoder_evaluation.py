@@ -1,0 +1,191 @@
+"""`freshet encoders evaluate` on a small shop of drawn squares, and the files that it reads."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from encoders.alignment import AlignmentRule
+from streams import cli_encoders
+from streams.evaluation import kept_arrays
+from streams.evaluation.encoder_figures import figures, markdown
+from streams.evaluation.features import Features, features_of
+from streams.evaluation.labelled import Labelled, NotLabelled, read_columns, read_labelled
+from streams.events import ProductUpsert
+from streams.settings import Settings
+from streams.terminal import Commands
+
+COLOURS = {"red": (200, 20, 20), "green": (20, 160, 40), "blue": (20, 40, 200), "white": (240, 240, 240)}
+KINDS = ("table lamp", "leather shoe", "cotton dress", "tea cup", "garden chair", "wool scarf")
+COLUMNS = "file=goods.csv,id=sku,title=name,image=img/{sku}.png,type=kind,colour=shade,category=kind,brand=maker"
+
+root = typer.Typer(cls=Commands)
+root.add_typer(cli_encoders.app, name="encoders")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 products; one has no picture, one a broken one."""
+    folder = tmp_path_factory.mktemp("shop")
+    (folder / "img").mkdir()
+    lines = ["sku,name,kind,shade,maker"]
+    for number, (kind, colour) in enumerate((kind, colour) for kind in KINDS for colour in COLOURS):
+        lines.append(f"p{number},A {colour} {kind},{kind},{colour},{'Acme' if number % 2 else ''}")
+        pixels = np.full((40, 40, 3), 255, np.uint8)
+        pixels[4 : 8 + 5 * (number // 4), 4:30] = COLOURS[colour]
+        Image.fromarray(pixels).save(folder / "img" / f"p{number}.png")
+    (folder / "img" / "p3.png").unlink()
+    (folder / "img" / "p5.png").write_bytes(b"no picture")
+    (folder / "goods.csv").write_text("\n".join([*lines, "p1,Came before,lamp,red,", ",Without an id,lamp,red,", ""]))
+    return folder
+
+
+# --- the folder --------------------------------------------------------------------------------------------------
+
+
+def test_a_shop_with_columns_of_its_own_is_read_and_what_is_no_product_is_counted(shop: Path) -> None:
+    labelled = read_labelled(shop, read_columns(COLUMNS))
+    assert len(labelled.products) == 24
+    first = labelled.products[0]
+    assert (first.product_id, first.title, first.category) == ("p0", "A red table lamp", ["table lamp"])
+    assert (first.brand, labelled.products[1].brand) == (None, "Acme")
+    assert first.image_links == ["img/p0.png"]
+    assert (labelled.types[:2], labelled.colours[:2]) == (["table lamp"] * 2, ["red", "green"])
+    assert labelled.skipped == 2
+    assert labelled.first_problem == "row 25: the id 'p1' came before"
+
+
+def test_known_folders_need_no_columns(tmp_path: Path) -> None:
+    fashion = tmp_path / "fashion"
+    fashion.mkdir()
+    (fashion / "styles.csv").write_text(
+        "id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,productDisplayName\n"
+        "7,Men,Apparel,Topwear,Tshirts,Grey,NA,2010,'',Puma T-Shirt, grey\n"
+    )
+    labelled = read_labelled(fashion, {})
+    assert (labelled.types, labelled.colours) == (["Tshirts"], ["Grey"])
+    assert labelled.products[0].title == "Puma T-Shirt, grey"
+    assert labelled.products[0].attributes == {"gender": "Men", "baseColour": "Grey", "year": "2010"}
+    assert labelled.products[0].image_links == ["images/7.jpg"]
+    grocery = tmp_path / "grocery"
+    grocery.mkdir()
+    value = {"product_id": "a", "title": "A", "category": "Apple", "department": "Fruit", "description": "Round."}
+    (grocery / "products.jsonl").write_bytes(orjson.dumps(value | {"image": "images/a.jpg"}) + b"\n")
+    labelled = read_labelled(grocery, {})
+    assert (labelled.types, labelled.colours) == (["Apple"], [""])
+    assert labelled.products[0].category == ["Fruit"]
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "told"),
+    [
+        (None, "", "has no styles.csv or products.jsonl: name its file with --columns file=NAME"),
+        ("a,b\n1,2\n", "file=goods.csv,id=a", "name the columns of title, as in --columns title=name"),
+        ("a,b\n1,2\n", "file=goods.csv,id=a,title=c", "has no column 'c': it has a, b"),
+        ("a,b\n,2\n", "file=goods.csv,id=a,title=b", "has no product \\(row 1: "),
+        ("a,b\n", "file=goods.csv,id=a,title=b", "has no product \\(it is empty\\)"),
+        ("a,b\n1,\xff\n", "file=goods.csv,id=a,title=b", "cannot be read: "),
+    ],
+)
+def test_what_cannot_be_read_is_told(tmp_path: Path, content: str | None, columns: str, told: str) -> None:
+    if content is not None:
+        (tmp_path / "goods.csv").write_bytes(content.encode("latin-1"))
+    with pytest.raises(NotLabelled, match=told):
+        read_labelled(tmp_path, read_columns(columns))
+
+
+def test_columns_that_are_none_are_refused() -> None:
+    for wrong in ("size=a", "title", "title="):
+        with pytest.raises(NotLabelled, match=f"'{wrong}': write PART=COLUMN with a part of file, id, title"):
+            read_columns(wrong)
+
+
+# --- features ----------------------------------------------------------------------------------------------------
+
+
+def test_features_are_kept_and_a_killed_run_goes_on(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_arrays, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr("streams.evaluation.features.AT_ONCE", 8)
+    products = read_labelled(shop, read_columns(COLUMNS)).products
+    told: list[int] = []
+
+    def until_sixteen(done: int, total: int) -> None:
+        assert total == 24
+        told.append(done)
+        if told == [0, 8, 16]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        features_of(products, shop, tmp_path, Settings(), until_sixteen)
+    found = features_of(products, shop, tmp_path, Settings(), until_sixteen)
+    assert told == [0, 8, 16, 8, 16, 24]
+    again = features_of(products, shop, tmp_path, Settings())
+    for one, other in zip(found, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+    there = [3, 5]  # without a picture
+    assert np.flatnonzero(~found.image.any(axis=1)).tolist() == there
+    assert np.flatnonzero(~found.mirrored.any(axis=1)).tolist() == there
+    assert np.linalg.norm(found.title, axis=1) == pytest.approx(1, abs=1e-3)
+    assert found.words.shape == (24, 3 * found.title.shape[1])
+    assert not np.array_equal(found.image[0], found.mirrored[0])
+
+
+# --- figures -----------------------------------------------------------------------------------------------------
+
+
+def made(count: int = 60) -> tuple[Labelled, Features]:
+    """Products of three types whose features tell the type; pictures and words share what tells the product."""
+    chance = np.random.default_rng(0)
+    types = [f"type {number % 3}" for number in range(count)]
+    centres = chance.normal(size=(3, 8))
+    facts = (centres[np.arange(count) % 3] + 0.5 * chance.normal(size=(count, 8))).astype(np.float32)
+    wide = [facts @ chance.normal(size=(8, 24)).astype(np.float32) for _ in range(2)]
+    image, text = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in wide)
+    products = [ProductUpsert(op="upsert", product_id=f"p{number}", title="A thing") for number in range(count)]
+    return Labelled(products, types, [""] * count), Features(image, image, text, text, text)
+
+
+def test_what_is_held_out_is_found_far_above_chance() -> None:
+    labelled, features = made()
+    rule = AlignmentRule(width=16, epochs=40, batch=48, dropout=0.1)
+    found = figures(labelled, features, rule=rule)
+    assert (found["products"], found["taught"], found["held_out"]) == (60, 48, 12)
+    assert found["words_to_picture_r_at_1"] > 0.5  # chance is 1 in 12
+    assert found["picture_to_words_r_at_10"] > 0.9
+    assert set(found["same_type_at_1"]) == {"image", "text", "fused", "image_aligned", "words_aligned"}
+    assert min(found["same_type_at_1"].values()) > 0.8
+    assert np.isnan(found["same_colour_at_1"]["fused"])
+    again = figures(labelled, features, rule=rule)
+    assert again["words_to_picture_r_at_1"] == found["words_to_picture_r_at_1"]
+    said = markdown(found)
+    assert "60 products, 0 rows skipped. The heads learned from 48 pairs of picture and words" in said
+    assert f"| words to picture | {found['words_to_picture_r_at_1']:.3f} |" in said
+    assert "| by chance | 0.083 | 0.833 |" in said
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_one_object(shop: Path, tmp_path: Path) -> None:
+    asked = ["encoders", "evaluate", str(shop), "--columns", COLUMNS, "--epochs", "3", "--json"]
+    result = CliRunner().invoke(root, asked, env={"FRESHET_HOME": str(tmp_path)})
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["products"], found["skipped"]) == (24, 2)
+    assert 0 <= found["words_to_picture_r_at_1"] <= found["words_to_picture_r_at_10"] <= 1
+    assert set(found["same_colour_at_1"]) == set(found["same_type_at_1"])
+    assert "2 rows skipped, the first: row 25: the id 'p1' came before" in result.stderr
+    assert len(list((tmp_path / "encoders").iterdir())) == 1
+
+
+def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
+    result = CliRunner().invoke(root, ["encoders", "evaluate", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "name its file with --columns file=NAME" in result.stderr
