@@ -67,6 +67,7 @@ def evaluate(
         except (NotLabelled, TooFewPairs, UnknownSource) as error:
             raise Failure(str(error)) from error
     if as_json:
-        typer.echo(orjson.dumps(found | {"commit": report.commit(), "command": report.command()}).decode())
+        printed = found | {"commit": report.commit(), "command": report.command()}
+        typer.echo(orjson.dumps(printed, option=orjson.OPT_NON_STR_KEYS).decode())
     else:
         typer.echo(markdown(found))

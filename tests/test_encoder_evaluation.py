@@ -162,6 +162,7 @@ def test_what_is_held_out_is_found_far_above_chance() -> None:
     assert set(found["same_type_at_1"]) == {"image", "text", "fused", "image_aligned", "words_aligned"}
     assert min(found["same_type_at_1"].values()) > 0.8
     assert np.isnan(found["same_colour_at_1"]["fused"])
+    assert found["same_type_at_1_by_width"] == {"pca": {}, "pca_whitened": {}, "lda": {}}  # 48 products are too few
     again = figures(labelled, features, rule=rule)
     assert again["words_to_picture_r_at_1"] == found["words_to_picture_r_at_1"]
     said = markdown(found)

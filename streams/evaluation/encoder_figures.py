@@ -1,6 +1,8 @@
 """How good the encoders are on a shop's own products: what finds what, before and after alignment."""
 
 import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ from numpy.typing import NDArray
 
 from encoders.alignment import AlignmentRule, Told, align
 from encoders.fusion import Fusion
+from encoders.reduction import CannotReduce, Reduction, fit_lda, fit_pca
 from encoders.retrieval import recall_at, same_label_at_1, unit_or_zero
 from encoders.weights import TEXT_RECIPE
 from streams.evaluation.features import Features
@@ -17,6 +20,8 @@ from streams.evaluation.report import table, where
 Figures = dict[str, Any]
 HELD_OUT_SHARE = 0.2
 DEPTHS = (1, 10)
+WIDTHS = (64, 128, 256)
+REDUCTIONS = ("pca", "pca_whitened", "lda")
 
 
 def figures(
@@ -49,6 +54,7 @@ def figures(
     vectors = {**_untrained(features), "image_aligned": pictures, "words_aligned": words}
     for label, labels in (("type", labelled.types), ("colour", labelled.colours)):
         found[f"same_{label}_at_1"] = {name: same_label_at_1(rows, labels, held_out) for name, rows in vectors.items()}
+    found["same_type_at_1_by_width"] = _by_width(vectors["fused"], labelled.types, order[len(held_out) :], held_out)
     return found | {"align_s": spent_s, "skipped": labelled.skipped}
 
 
@@ -64,6 +70,10 @@ def markdown(found: Figures) -> str:
         [name.replace("_", " "), *(_shown(found[f"same_{label}_at_1"][name]) for label in ("type", "colour"))]
         for name in found["same_type_at_1"]
     ]
+    widths = [
+        [width, *(_shown(found["same_type_at_1_by_width"][name].get(width, np.nan)) for name in REDUCTIONS)]
+        for width in WIDTHS
+    ]
     parts = [
         where(),
         f"{found['products']:,} products, {found['skipped']} rows skipped. The heads learned from {found['taught']:,} "
@@ -72,6 +82,8 @@ def markdown(found: Figures) -> str:
         table(("query", "R@1", "R@10"), [*recalls, chance]),
         "The nearest of all other products has the same label:",
         table(("vectors", "type", "colour"), alike),
+        "The same of fused vectors that were made shorter, type:",
+        table(("width", *(name.replace("_", " ") for name in REDUCTIONS)), widths),
     ]
     return "\n\n".join(parts)
 
@@ -88,6 +100,25 @@ def _untrained(features: Features) -> dict[str, NDArray[np.float32]]:
     fusion = Fusion({"image": features.image.shape[1], "text": text.shape[1]})
     present = np.stack([features.image.any(axis=1), text.any(axis=1)], axis=1)
     return {"image": features.image, "text": text, "fused": fusion.fuse(features.image, text, present)}
+
+
+def _by_width(
+    vectors: NDArray[np.float32], types: Sequence[str], taught: NDArray[np.int64], asked: NDArray[np.int64]
+) -> dict[str, dict[int, float]]:
+    """What is left of same_label_at_1 by kind of reduction and width, where the products suffice for it."""
+    taught = taught[vectors[taught].any(axis=1)]
+    names = [types[row] for row in taught.tolist()]
+    fits: dict[str, Callable[[int], Reduction]] = {
+        "pca": lambda width: fit_pca(vectors[taught], width, whiten=False),
+        "pca_whitened": lambda width: fit_pca(vectors[taught], width),
+        "lda": lambda width: fit_lda(vectors[taught], names, width),
+    }
+    found: dict[str, dict[int, float]] = {name: {} for name in REDUCTIONS}
+    for name, fit in fits.items():
+        for width in WIDTHS:
+            with suppress(CannotReduce):
+                found[name][width] = same_label_at_1(fit(width)(vectors), types, asked)
+    return found
 
 
 def _shown(value: float) -> str:
