@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encoders.fusion import Fusion, attention_weights, orthonormal_maps, unit_rows
+from encoders.fusion import (
+    SCORES,
+    Fusion,
+    Score,
+    attention_scores,
+    attention_weights,
+    orthonormal_maps,
+    unit_rows,
+)
 from encoders.weights import FusionRecipe
 
 WIDTHS = {"image": 12, "text": 5}
@@ -21,6 +29,39 @@ def test_the_attention_of_two_tokens_is_the_one_worked_by_hand() -> None:
     tokens = np.array([[[3.0, 0.0], [0.0, 4.0]]], np.float32)
     weights = attention_weights(np.array([[3.0, 4.0]], np.float32), tokens, np.array([[True, True]]))
     assert weights == pytest.approx(np.array([[0.450166, 0.549834]]), abs=1e-6)
+
+
+def test_the_four_scores_of_two_tokens_are_those_worked_by_hand() -> None:
+    """Query (3, 4) with the tokens (3, 0) and (0, 4)."""
+    query, tokens = np.array([[3.0, 4.0]], np.float32), np.array([[[3.0, 0.0], [0.0, 4.0]]], np.float32)
+    swap = np.array([[0.0, 1.0], [1.0, 0.0]], np.float32)
+    assert attention_scores(query, tokens, "cosine")[0] == pytest.approx([0.6, 0.8])
+    assert attention_scores(query, tokens, "euclidean")[0] == pytest.approx([-4.0, -3.0])
+    assert attention_scores(query, tokens, "dot")[0] == pytest.approx([9 / np.sqrt(2), 16 / np.sqrt(2)])
+    assert attention_scores(query, tokens, "learned", swap)[0] == pytest.approx([12 / np.sqrt(2)] * 2)
+    for score, matrix in (("learned", None), ("dot", swap)):
+        with pytest.raises(ValueError, match="only the learned one has a matrix, and it needs one"):
+            attention_scores(query, tokens, score, matrix)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("score", SCORES)
+@given(seed=st.integers(0, 10_000), size=st.floats(0.01, 1_000))
+def test_whatever_the_score_weights_are_shares_of_what_is_there(score: Score, seed: int, size: float) -> None:
+    chance = np.random.default_rng(seed)
+    query, tokens = chance.normal(size=(5, 4)).astype(np.float32), chance.normal(size=(5, 3, 4)).astype(np.float32)
+    query, tokens = query * np.float32(size), tokens * np.float32(size)
+    present = chance.random((5, 3)) < 0.6
+    matrix = chance.normal(size=(4, 4)).astype(np.float32) if score == "learned" else None
+    weights = attention_weights(query, tokens, present, score, matrix)
+    assert np.isfinite(weights).all()
+    assert (weights[~present] == 0).all()
+    assert weights.sum(axis=1) == pytest.approx(present.any(axis=1).astype(float), abs=1e-5)
+    order = chance.permutation(3)
+    moved = attention_weights(query, tokens[:, order], present[:, order], score, matrix)
+    assert moved == pytest.approx(weights[:, order], abs=1e-5)
+    scores = np.where(present, attention_scores(query, tokens, score, matrix), -np.inf)
+    some = present.any(axis=1)
+    assert (weights[some].max(axis=1) == weights[some, scores[some].argmax(axis=1)]).all()
 
 
 def test_a_missing_modality_has_weight_exactly_zero() -> None:

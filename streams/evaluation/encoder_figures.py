@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.alignment import AlignmentRule, Told, align
-from encoders.fusion import Fusion
+from encoders.fusion import SCORES, Fusion
 from encoders.reduction import CannotReduce, Reduction, fit_lda, fit_pca
 from encoders.retrieval import recall_at, same_label_at_1, unit_or_zero
 from encoders.weights import TEXT_RECIPE
@@ -51,9 +51,13 @@ def figures(
         for depth in DEPTHS:
             hits = recall_at(queries[asked], answers[asked], depth) if len(asked) else float("nan")
             found[f"{name}_r_at_{depth}"] = hits
-    vectors = {**_untrained(features), "image_aligned": pictures, "words_aligned": words}
+    untrained, by_score = _untrained(features)
+    vectors = {**untrained, "image_aligned": pictures, "words_aligned": words}
     for label, labels in (("type", labelled.types), ("colour", labelled.colours)):
         found[f"same_{label}_at_1"] = {name: same_label_at_1(rows, labels, held_out) for name, rows in vectors.items()}
+    found["same_type_at_1_by_score"] = {
+        score: same_label_at_1(rows, labelled.types, held_out) for score, rows in by_score.items()
+    }
     found["same_type_at_1_by_width"] = _by_width(vectors["fused"], labelled.types, order[len(held_out) :], held_out)
     return found | {"align_s": spent_s, "skipped": labelled.skipped}
 
@@ -82,6 +86,8 @@ def markdown(found: Figures) -> str:
         table(("query", "R@1", "R@10"), [*recalls, chance]),
         "The nearest of all other products has the same label:",
         table(("vectors", "type", "colour"), alike),
+        "The same of fused vectors by the score of the attention, type:",
+        table(tuple(found["same_type_at_1_by_score"]), [[*map(_shown, found["same_type_at_1_by_score"].values())]]),
         "The same of fused vectors that were made shorter, type:",
         table(("width", *(name.replace("_", " ") for name in REDUCTIONS)), widths),
     ]
@@ -94,12 +100,15 @@ def _titles_alone(features: Features, taught: NDArray[np.int64]) -> NDArray[np.f
     return np.concatenate([features.title, features.title, details], axis=1)
 
 
-def _untrained(features: Features) -> dict[str, NDArray[np.float32]]:
-    """As an encode role publishes them."""
+def _untrained(features: Features) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
+    """Vectors as an encode role publishes them, and the fused ones by the score of the attention."""
     text = unit_or_zero(features.headline + TEXT_RECIPE.details_weight * features.details)
-    fusion = Fusion({"image": features.image.shape[1], "text": text.shape[1]})
+    widths = {"image": features.image.shape[1], "text": text.shape[1]}
     present = np.stack([features.image.any(axis=1), text.any(axis=1)], axis=1)
-    return {"image": features.image, "text": text, "fused": fusion.fuse(features.image, text, present)}
+    fused: dict[str, NDArray[np.float32]] = {
+        score: Fusion(widths, score=score).fuse(features.image, text, present) for score in SCORES if score != "learned"
+    }
+    return {"image": features.image, "text": text, "fused": fused["cosine"]}, fused
 
 
 def _by_width(
