@@ -8,15 +8,17 @@ PINS := pyproject.toml deploy/constraints.txt
 DEMO := $(if $(wildcard .venv/.test),.venv/.test,.venv/.demo)
 
 # What `make evaluate` reads and where it goes on from if it was killed.
-RETAIL = $(or $(SHOP),$(or $(FRESHET_DATA),../shared/data)/online-retail)
+FOLDERS = $(or $(FRESHET_DATA),../shared/data)
+RETAIL = $(or $(SHOP),$(FOLDERS)/online-retail)
+FASHION = $(or $(SHOP),$(FOLDERS)/fashion-5k)
 EVALUATED := .freshet/evaluate
 EVALUATE = .venv/bin/freshet evaluate $(EVALUATED)/clicks.jsonl --catalog $(EVALUATED)/catalog.jsonl --jobs 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench evaluate clean
+.PHONY: help demo test check bench evaluate evaluate-encoders clean
 
 help:  ## Print this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  Options: SHOP=FOLDER (catalog.jsonl, clicks.jsonl or a known data set), PYTHON=python3.12'
 
 # Ctrl-C ends the demo, with 0; make itself would die of it. So where the demo stands in a terminal's foreground, the
@@ -45,6 +47,9 @@ evaluate: .venv/.test  ## Evaluate Freshet beside its baselines on two years of 
 	@$(EVALUATE) --models freshet,item-knn --every 5 --protocol delayed --delays 0,1m,1h,24h \
 	    --checkpoints $(EVALUATED)/delayed --plots $(EVALUATED)
 	@$(EVALUATE) --models freshet,item-knn,transitions --every 5 --shuffle-ties --checkpoints $(EVALUATED)/shuffled
+
+evaluate-encoders: .venv/.test  ## Evaluate the encoders on 5,000 real products with photos (minutes, mostly encoding)
+	@.venv/bin/freshet encoders evaluate "$(FASHION)"
 
 clean:  ## Remove .venv and caches; .freshet, where data lives, stays
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
