@@ -1,73 +1,167 @@
-"""The commands `freshet encoders ...`: what the encoders are worth on a shop's own products.
+"""The commands `freshet encoders ...` and `freshet train ...`: what encoders are worth on a shop's products, and more.
 
 Every import of weight is inside a function, so that `freshet --help` is quick.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from streams.terminal import Failure, progress_bars, read_settings
 
-app = typer.Typer(no_args_is_help=True, help="What the encoders are worth on your products.")
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from encoders.alignment import Alignment, AlignmentRule
+    from streams.evaluation.encoder_figures import Split
+    from streams.evaluation.features import Features
+    from streams.evaluation.labelled import Labelled
+    from streams.settings import Settings
+
+encoders_app = typer.Typer(no_args_is_help=True, help="What the encoders are worth on your products.")
+train_app = typer.Typer(no_args_is_help=True, help="Teach on your own products.")
+
+Folder = Annotated[Path, typer.Argument(help="A folder with a file of products and their pictures.")]
+Columns = Annotated[
+    str,
+    typer.Option(
+        help="Which column is what, where the folder is not known: file=products.csv,id=sku,title=name,"
+        "description=text,brand=maker,category=a+b,attributes=c+d,image=pictures/{sku}.jpg,type=kind,colour=colour."
+    ),
+]
+Epochs = Annotated[int, typer.Option(min=1, help="Of the heads that are taught.")]
+Seed = Annotated[int, typer.Option(help="Of what is held out and of the teaching.")]
 
 
-@app.command()
+@encoders_app.command()
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="A folder with a file of products and their pictures.")],
-    columns: Annotated[
-        str,
-        typer.Option(
-            help="Which column is what, where the folder is not known: file=products.csv,id=sku,title=name,"
-            "description=text,brand=maker,category=a+b,attributes=c+d,image=pictures/{sku}.jpg,type=kind,colour=colour."
-        ),
-    ] = "",
-    epochs: Annotated[int, typer.Option(min=1, help="Of the heads that are taught.")] = 60,
-    seed: Annotated[int, typer.Option(help="Of what is held out and of the teaching.")] = 0,
+    folder: Folder,
+    columns: Columns = "",
+    heads: Annotated[
+        Path | None, typer.Option(help="Of `freshet train align`, on these products or on another shop's.")
+    ] = None,
+    epochs: Epochs = 60,
+    seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Teach two heads to match pictures and words, and tell what finds what among products that they never saw.
+    """Tell what finds what among a shop's products: words and pictures each other, and others of the same kind.
 
-    Nothing is published. Features are kept in FRESHET_HOME, so that the next time takes seconds.
+    Without --heads two are taught on four fifths of the products, and asked for the others. Features are kept in
+    FRESHET_HOME, so that the next time takes seconds.
     """
     import orjson
 
-    from encoders.alignment import AlignmentRule, TooFewPairs
-    from encoders.weights import UnknownSource
     from streams.evaluation import report
     from streams.evaluation.encoder_figures import figures, markdown
-    from streams.evaluation.features import features_of
-    from streams.evaluation.labelled import NotLabelled, read_columns, read_labelled
 
     settings = read_settings()
     with progress_bars() as bars:
-        try:
-            labelled = read_labelled(folder, read_columns(columns))
-            if labelled.skipped:
-                typer.echo(f"{labelled.skipped} rows skipped, the first: {labelled.first_problem}", err=True)
-            encoding = bars.add_task("encoding", total=len(labelled.products))
-            features = features_of(
-                labelled.products,
-                folder,
-                settings.home / "encoders",
-                settings,
-                lambda done, _: bars.update(encoding, completed=done),
-            )
-            teaching = bars.add_task("teaching", total=epochs)
-            found = figures(
-                labelled,
-                features,
-                rule=AlignmentRule(epochs=epochs),
-                seed=seed,
-                told=lambda epoch, loss: bars.update(
-                    teaching, completed=epoch, description=f"teaching, loss {loss:.3f}"
-                ),
-            )
-        except (NotLabelled, TooFewPairs, UnknownSource) as error:
-            raise Failure(str(error)) from error
+        labelled, features = _read(folder, columns, settings, bars)
+        if heads is None:
+            learned, parts, told = _taught(features, epochs, seed, bars)
+        else:
+            learned, parts, told = _given(heads, features, settings)
+        found = figures(labelled, features, learned, parts) | told
     if as_json:
         printed = found | {"commit": report.commit(), "command": report.command()}
         typer.echo(orjson.dumps(printed, option=orjson.OPT_NON_STR_KEYS).decode())
     else:
         typer.echo(markdown(found))
+
+
+@train_app.command()
+def align(
+    folder: Folder,
+    out: Annotated[Path, typer.Argument(help="heads.safetensors to write.")],
+    columns: Columns = "",
+    epochs: Epochs = 60,
+    seed: Seed = 0,
+) -> None:
+    """Teach two heads to bring pictures and words into one space, from a catalogue's own pairs, without labels.
+
+    A fifth of the products is held out, and tells what the heads are worth.
+    """
+    from streams.evaluation.encoder_figures import recalls
+    from streams.evaluation.heads import checksum, write_heads
+
+    settings = read_settings()
+    with progress_bars() as bars:
+        _, features = _read(folder, columns, settings, bars)
+        learned, parts, told = _taught(features, epochs, seed, bars)
+        found = recalls(learned, features, parts)
+    about = {"encoders": _fingerprint(settings), "data": checksum(features, parts.taught.tolist())}
+    write_heads(out, learned, about | {"rule": _rule(epochs)._asdict(), "seed": seed, "figures": found} | told)
+    typer.echo(
+        f"{out}: of {found['held_out']:,} products that the heads never saw, words find "
+        f"{found['words_to_picture_r_at_1']:.3f} of the pictures first and {found['words_to_picture_r_at_10']:.3f} "
+        "among ten"
+    )
+
+
+def _read(folder: Path, columns: str, settings: "Settings", bars: "Progress") -> "tuple[Labelled, Features]":
+    from encoders.weights import UnknownSource
+    from streams.evaluation.features import features_of
+    from streams.evaluation.labelled import NotLabelled, read_columns, read_labelled
+
+    try:
+        labelled = read_labelled(folder, read_columns(columns))
+        if labelled.skipped:
+            typer.echo(f"{labelled.skipped} rows skipped, the first: {labelled.first_problem}", err=True)
+        task = bars.add_task("encoding", total=len(labelled.products))
+        told = lambda done, _: bars.update(task, completed=done)  # noqa: E731
+        return labelled, features_of(labelled.products, folder, settings.home / "encoders", settings, told)
+    except (NotLabelled, UnknownSource) as error:
+        raise Failure(str(error)) from error
+
+
+def _taught(
+    features: "Features", epochs: int, seed: int, bars: "Progress"
+) -> "tuple[Alignment, Split, dict[str, Any]]":
+    """Heads taught now, on four fifths."""
+    from encoders.alignment import TooFewPairs
+    from streams.evaluation.encoder_figures import split, teach
+
+    task = bars.add_task("teaching", total=epochs)
+    parts = split(len(features.title), seed)
+    try:
+        learned = teach(
+            features,
+            parts.taught,
+            _rule(epochs),
+            seed,
+            lambda epoch, loss: bars.update(task, completed=epoch, description=f"teaching, loss {loss:.3f}"),
+        )
+    except TooFewPairs as error:
+        raise Failure(str(error)) from error
+    return learned, parts, {"taught_on": f"on {len(parts.taught):,} of these products", "seed": seed}
+
+
+def _given(path: Path, features: "Features", settings: "Settings") -> "tuple[Alignment, Split, dict[str, Any]]":
+    """Heads of a file; what is asked for is what they were not taught on."""
+    import numpy as np
+
+    from streams.evaluation.encoder_figures import Split, split
+    from streams.evaluation.heads import UnusableHeads, checksum, read_heads
+
+    try:
+        learned, about = read_heads(path, encoders=_fingerprint(settings), features=features)
+    except (UnusableHeads, OSError) as error:
+        raise Failure(str(error)) from error
+    parts = split(len(features.title), about["seed"])
+    if checksum(features, parts.taught.tolist()) != about["data"]:
+        none, everything = np.empty(0, np.int64), np.arange(len(features.title))
+        return learned, Split(none, everything), {"taught_on": "on another shop's products"}
+    return learned, parts, {"taught_on": about["taught_on"]}
+
+
+def _rule(epochs: int) -> "AlignmentRule":
+    from encoders.alignment import AlignmentRule
+
+    return AlignmentRule(epochs=epochs)
+
+
+def _fingerprint(settings: "Settings") -> str:
+    from encoders.weights import fingerprint_of
+
+    return fingerprint_of(settings.image_encoder, settings.text_encoder)

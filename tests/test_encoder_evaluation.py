@@ -1,20 +1,25 @@
 """`freshet encoders evaluate` on a small shop of drawn squares, and the files that it reads."""
 
 import json
+import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
 import pytest
 import typer
 from PIL import Image
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from encoders.alignment import AlignmentRule
 from streams import cli_encoders
 from streams.evaluation import kept_arrays
-from streams.evaluation.encoder_figures import figures, markdown
+from streams.evaluation.encoder_figures import figures, markdown, split, teach
 from streams.evaluation.features import Features, features_of
+from streams.evaluation.heads import UnusableHeads, read_heads, write_heads
 from streams.evaluation.labelled import Labelled, NotLabelled, read_columns, read_labelled
 from streams.events import ProductUpsert
 from streams.settings import Settings
@@ -25,7 +30,8 @@ KINDS = ("table lamp", "leather shoe", "cotton dress", "tea cup", "garden chair"
 COLUMNS = "file=goods.csv,id=sku,title=name,image=img/{sku}.png,type=kind,colour=shade,category=kind,brand=maker"
 
 root = typer.Typer(cls=Commands)
-root.add_typer(cli_encoders.app, name="encoders")
+root.add_typer(cli_encoders.encoders_app, name="encoders")
+root.add_typer(cli_encoders.train_app, name="train")
 
 
 @pytest.fixture(scope="module")
@@ -152,23 +158,69 @@ def made(count: int = 60) -> tuple[Labelled, Features]:
     return Labelled(products, types, [""] * count), Features(image, image, text, text, text)
 
 
+RULE = AlignmentRule(width=16, epochs=40, batch=48, dropout=0.1)
+
+
 def test_what_is_held_out_is_found_far_above_chance() -> None:
     labelled, features = made()
-    rule = AlignmentRule(width=16, epochs=40, batch=48, dropout=0.1)
-    found = figures(labelled, features, rule=rule)
+    parts = split(60, seed=0)
+    assert sorted([*parts.taught.tolist(), *parts.held_out.tolist()]) == list(range(60))
+    found = figures(labelled, features, teach(features, parts.taught, RULE, 0), parts) | {"taught_on": "on a few"}
     assert (found["products"], found["taught"], found["held_out"]) == (60, 48, 12)
     assert found["words_to_picture_r_at_1"] > 0.5  # chance is 1 in 12
     assert found["picture_to_words_r_at_10"] > 0.9
     assert set(found["same_type_at_1"]) == {"image", "text", "fused", "image_aligned", "words_aligned"}
     assert min(found["same_type_at_1"].values()) > 0.8
     assert np.isnan(found["same_colour_at_1"]["fused"])
+    assert found["same_type_at_1_by_score"]["cosine"] == found["same_type_at_1"]["fused"]
     assert found["same_type_at_1_by_width"] == {"pca": {}, "pca_whitened": {}, "lda": {}}  # 48 products are too few
-    again = figures(labelled, features, rule=rule)
-    assert again["words_to_picture_r_at_1"] == found["words_to_picture_r_at_1"]
     said = markdown(found)
-    assert "60 products, 0 rows skipped. The heads learned from 48 pairs of picture and words" in said
+    assert "60 products, 0 rows skipped. The heads learned without labels, on a few; 12 products that they" in said
     assert f"| words to picture | {found['words_to_picture_r_at_1']:.3f} |" in said
     assert "| by chance | 0.083 | 0.833 |" in said
+
+
+def test_a_product_without_a_picture_is_neither_taught_nor_asked_for() -> None:
+    labelled, features = made()
+    parts = split(60, seed=0)
+    for row in (parts.taught[0], parts.held_out[0]):
+        features.image[row] = features.mirrored[row] = 0.0
+    heads = teach(features, parts.taught, RULE, 0)
+    assert figures(labelled, features, heads, parts)["held_out"] == 11
+    assert np.isfinite(heads.pictures.weight).all()
+
+
+# --- heads in a file ---------------------------------------------------------------------------------------------
+
+
+def test_heads_are_kept_with_what_is_told_about_them(tmp_path: Path) -> None:
+    _, features = made()
+    heads = teach(features, np.arange(60), RULE, 0)
+    path = tmp_path / "heads.safetensors"
+    write_heads(path, heads, {"encoders": "abc", "seed": 3})
+    again, about = read_heads(path, encoders="abc", features=features)
+    assert about == {"encoders": "abc", "seed": 3}
+    np.testing.assert_array_equal(again.words(features.words), heads.words(features.words))
+    assert [file.name for file in tmp_path.iterdir()] == ["heads.safetensors"]
+
+
+def test_heads_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    _, features = made()
+    path = tmp_path / "heads.safetensors"
+    write_heads(path, teach(features, np.arange(60), RULE, 0), {"encoders": "abc"})
+    with pytest.raises(UnusableHeads, match="was taught on the encoders abc, these are xyz: teach the heads again"):
+        read_heads(path, encoders="xyz", features=features)
+    narrow = features._replace(image=features.image[:, :5])
+    with pytest.raises(UnusableHeads, match=r"for features of the widths \(24, 72\), these have \(5, 72\)"):
+        read_heads(path, encoders="abc", features=narrow)
+    whole = path.read_bytes()
+    for broken in (whole[:-7], whole[:20], b"", b"no heads at all"):
+        path.write_bytes(broken)
+        with pytest.raises(UnusableHeads, match=r"is not whole .*: teach the heads again"):
+            read_heads(path, encoders="abc", features=features)
+    save_file({"weight": np.zeros(3, np.float32)}, path)
+    with pytest.raises(UnusableHeads, match="holds no heads of `freshet train align`"):
+        read_heads(path, encoders="abc", features=features)
 
 
 # --- the command -------------------------------------------------------------------------------------------------
@@ -184,6 +236,28 @@ def test_the_command_prints_one_object(shop: Path, tmp_path: Path) -> None:
     assert set(found["same_colour_at_1"]) == set(found["same_type_at_1"])
     assert "2 rows skipped, the first: row 25: the id 'p1' came before" in result.stderr
     assert len(list((tmp_path / "encoders").iterdir())) == 1
+
+
+def test_heads_taught_on_one_shop_are_asked_for_all_of_another(shop: Path, tmp_path: Path) -> None:
+    def freshet(*arguments: str) -> Any:
+        return CliRunner().invoke(root, [*arguments, "--columns", COLUMNS], env={"FRESHET_HOME": str(tmp_path)})
+
+    heads = str(tmp_path / "heads.safetensors")
+    result = freshet("train", "align", str(shop), heads, "--epochs", "3", "--seed", "1")
+    assert result.exit_code == 0, result.output
+    assert re.search(
+        r"heads.safetensors: of \d products that the heads never saw, words find 0.\d{3} of", result.stdout
+    )
+    found = json.loads(freshet("encoders", "evaluate", str(shop), "--heads", heads, "--json").stdout)
+    assert (found["taught"], found["taught_on"]) == (19, "on 19 of these products")
+    other = tmp_path / "other"
+    shutil.copytree(shop, other)
+    (other / "goods.csv").write_text((shop / "goods.csv").read_text().replace("lamp", "vase"))
+    found = json.loads(freshet("encoders", "evaluate", str(other), "--heads", heads, "--json").stdout)
+    assert (found["taught"], found["held_out"], found["taught_on"]) == (0, 22, "on another shop's products")
+    missing = freshet("encoders", "evaluate", str(shop), "--heads", str(tmp_path / "none"))
+    assert missing.exit_code == 1
+    assert "none" in missing.stderr
 
 
 def test_the_command_says_what_is_missing(tmp_path: Path) -> None:

@@ -1,14 +1,13 @@
 """How good the encoders are on a shop's own products: what finds what, before and after alignment."""
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.alignment import AlignmentRule, Told, align
+from encoders.alignment import Alignment, AlignmentRule, Told, align
 from encoders.fusion import SCORES, Fusion
 from encoders.reduction import CannotReduce, Reduction, fit_lda, fit_pca
 from encoders.retrieval import recall_at, same_label_at_1, unit_or_zero
@@ -18,54 +17,71 @@ from streams.evaluation.labelled import Labelled
 from streams.evaluation.report import table, where
 
 Figures = dict[str, Any]
+Rows = NDArray[np.int64]
 HELD_OUT_SHARE = 0.2
 DEPTHS = (1, 10)
 WIDTHS = (64, 128, 256)
 REDUCTIONS = ("pca", "pca_whitened", "lda")
 
 
-def figures(
-    labelled: Labelled, features: Features, *, rule: AlignmentRule, seed: int = 0, told: Told = lambda *_: None
-) -> Figures:
-    """All that is measured, by name; NaN where the folder has no such label.
+class Split(NamedTuple):
+    """Rows of the products: what heads are taught on, and what they are asked for."""
 
-    A fifth of the products, drawn by the seed, is held out: the heads never see them, and only they are asked for.
-    Raises TooFewPairs if there are too few products with a picture.
-    """
-    order = np.random.default_rng(seed).permutation(len(labelled.products))
-    held_out, taught = np.split(order, [round(HELD_OUT_SHARE * len(order))])
-    pictured = np.any(features.image, axis=1)
-    taught, asked = taught[pictured[taught]], held_out[pictured[held_out]]
-    began = time.monotonic()
-    heads = align(features.views[:, taught], features.words[taught], rule=rule, seed=seed, told=told)
-    spent_s = time.monotonic() - began
-    pictures, words = heads.pictures(features.image), heads.words(features.words)
-    titles = heads.words(_titles_alone(features, taught))
+    taught: Rows
+    held_out: Rows
+
+
+def split(products: int, seed: int) -> Split:
+    """A fifth of the products, drawn by the seed, is held out."""
+    order = np.random.default_rng(seed).permutation(products)
+    held_out, taught = np.split(order, [round(HELD_OUT_SHARE * products)])
+    return Split(taught, held_out)
+
+
+def teach(features: Features, taught: Rows, rule: AlignmentRule, seed: int, told: Told = lambda *_: None) -> Alignment:
+    """Heads that have learned from these products, as far as they have a picture. Raises TooFewPairs."""
+    taught = taught[np.any(features.image[taught], axis=1)]
+    return align(features.views[:, taught], features.words[taught], rule=rule, seed=seed, told=told)
+
+
+def recalls(heads: Alignment, features: Features, parts: Split) -> Figures:
+    """What share of those held out, as far as they have a picture, finds its own; NaN where there are none."""
+    asked = parts.held_out[np.any(features.image[parts.held_out], axis=1)]
+    pictures, words = heads.pictures(features.image[asked]), heads.words(features.words[asked])
     pairs = {
         "words_to_picture": (words, pictures),
-        "title_to_picture": (titles, pictures),
+        "title_to_picture": (heads.words(_titles_alone(features, asked)), pictures),
         "picture_to_words": (pictures, words),
     }
-    found: Figures = {"products": len(order), "taught": len(taught), "held_out": len(asked), "seed": seed}
+    found: Figures = {"held_out": len(asked)}
     for name, (queries, answers) in pairs.items():
         for depth in DEPTHS:
-            hits = recall_at(queries[asked], answers[asked], depth) if len(asked) else float("nan")
-            found[f"{name}_r_at_{depth}"] = hits
+            found[f"{name}_r_at_{depth}"] = recall_at(queries, answers, depth) if len(asked) else float("nan")
+    return found
+
+
+def figures(labelled: Labelled, features: Features, heads: Alignment, parts: Split) -> Figures:
+    """All that is measured, by name; NaN where the folder has no such label."""
     untrained, by_score = _untrained(features)
-    vectors = {**untrained, "image_aligned": pictures, "words_aligned": words}
+    aligned = {"image_aligned": heads.pictures(features.image), "words_aligned": heads.words(features.words)}
+    found: Figures = {"products": len(labelled.products), "skipped": labelled.skipped, "taught": len(parts.taught)}
+    found |= recalls(heads, features, parts)
     for label, labels in (("type", labelled.types), ("colour", labelled.colours)):
-        found[f"same_{label}_at_1"] = {name: same_label_at_1(rows, labels, held_out) for name, rows in vectors.items()}
+        vectors = {**untrained, **aligned}
+        found[f"same_{label}_at_1"] = {
+            name: same_label_at_1(rows, labels, parts.held_out) for name, rows in vectors.items()
+        }
     found["same_type_at_1_by_score"] = {
-        score: same_label_at_1(rows, labelled.types, held_out) for score, rows in by_score.items()
+        score: same_label_at_1(rows, labelled.types, parts.held_out) for score, rows in by_score.items()
     }
-    found["same_type_at_1_by_width"] = _by_width(vectors["fused"], labelled.types, order[len(held_out) :], held_out)
-    return found | {"align_s": spent_s, "skipped": labelled.skipped}
+    found["same_type_at_1_by_width"] = _by_width(untrained["fused"], labelled.types, parts)
+    return found
 
 
 def markdown(found: Figures) -> str:
     """The figures as people read them."""
     asked = found["held_out"]
-    recalls = [
+    own = [
         [name.replace("_", " "), *(f"{found[f'{name}_r_at_{depth}']:.3f}" for depth in DEPTHS)]
         for name in ("words_to_picture", "title_to_picture", "picture_to_words")
     ]
@@ -80,10 +96,10 @@ def markdown(found: Figures) -> str:
     ]
     parts = [
         where(),
-        f"{found['products']:,} products, {found['skipped']} rows skipped. The heads learned from {found['taught']:,} "
-        f"pairs of picture and words in {found['align_s']:.0f} s, without labels; {asked:,} others are asked for.",
+        f"{found['products']:,} products, {found['skipped']} rows skipped. The heads learned without labels, "
+        f"{found['taught_on']}; {asked:,} products that they never saw are asked for.",
         "The right one of those held out is the first found, or among the first ten:",
-        table(("query", "R@1", "R@10"), [*recalls, chance]),
+        table(("query", "R@1", "R@10"), [*own, chance]),
         "The nearest of all other products has the same label:",
         table(("vectors", "type", "colour"), alike),
         "The same of fused vectors by the score of the attention, type:",
@@ -94,10 +110,10 @@ def markdown(found: Figures) -> str:
     return "\n\n".join(parts)
 
 
-def _titles_alone(features: Features, taught: NDArray[np.int64]) -> NDArray[np.float32]:
+def _titles_alone(features: Features, asked: Rows) -> NDArray[np.float32]:
     """The words of queries that are no more than a title: the rest is what it is on average."""
-    details = np.broadcast_to(features.details[taught].mean(axis=0), features.details.shape)
-    return np.concatenate([features.title, features.title, details], axis=1)
+    title, average = features.title[asked], features.details.mean(axis=0)
+    return np.concatenate([title, title, np.broadcast_to(average, title.shape)], axis=1)
 
 
 def _untrained(features: Features) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
@@ -111,11 +127,9 @@ def _untrained(features: Features) -> tuple[dict[str, NDArray[np.float32]], dict
     return {"image": features.image, "text": text, "fused": fused["cosine"]}, fused
 
 
-def _by_width(
-    vectors: NDArray[np.float32], types: Sequence[str], taught: NDArray[np.int64], asked: NDArray[np.int64]
-) -> dict[str, dict[int, float]]:
+def _by_width(vectors: NDArray[np.float32], types: Sequence[str], parts: Split) -> dict[str, dict[int, float]]:
     """What is left of same_label_at_1 by kind of reduction and width, where the products suffice for it."""
-    taught = taught[vectors[taught].any(axis=1)]
+    taught = parts.taught[np.any(vectors[parts.taught], axis=1)]
     names = [types[row] for row in taught.tolist()]
     fits: dict[str, Callable[[int], Reduction]] = {
         "pca": lambda width: fit_pca(vectors[taught], width, whiten=False),
@@ -126,7 +140,7 @@ def _by_width(
     for name, fit in fits.items():
         for width in WIDTHS:
             with suppress(CannotReduce):
-                found[name][width] = same_label_at_1(fit(width)(vectors), types, asked)
+                found[name][width] = same_label_at_1(fit(width)(vectors), types, parts.held_out)
     return found
 
 
