@@ -61,11 +61,8 @@ class ProductEncoder:
 
         Raises UnknownSource if a source's weights cannot be had, UnknownDevice.
         """
-        import torch
-
         image_weights, text_weights = find_weights(image_source, "image"), find_weights(text_source, "text")
-        torch.set_num_threads(threads)
-        self.device = device = _find_device(device)
+        self.device = device = use_device(device, threads)
         self.fingerprint = fingerprint_of(image_source, text_source)
         self.widths = widths_of(image_source, text_source)
         self._image = ImageEncoder(image_weights, device=device)
@@ -97,10 +94,14 @@ class ProductEncoder:
         return [_weigh(vectors[i], vectors[i + len(batch)]) for i in range(len(batch))]
 
 
-def _find_device(name: str) -> str:
-    """The device of this name, "auto" resolved. Raises UnknownDevice; one that is there but taken is no such case."""
+def use_device(name: str, threads: int) -> str:
+    """The device of this name, "auto" resolved; torch has so many threads on a CPU from now on, in the whole process.
+
+    Raises UnknownDevice; one that is there but taken is no such case.
+    """
     import torch
 
+    torch.set_num_threads(threads)
     cuda_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return "cuda" if cuda_devices else "cpu"

@@ -100,6 +100,7 @@ def align(
 
 
 def _read(folder: Path, columns: str, settings: "Settings", bars: "Progress") -> "tuple[Labelled, Features]":
+    from encoders.product import UnknownDevice
     from encoders.weights import UnknownSource
     from streams.evaluation.features import features_of
     from streams.evaluation.labelled import NotLabelled, read_columns, read_labelled
@@ -111,7 +112,7 @@ def _read(folder: Path, columns: str, settings: "Settings", bars: "Progress") ->
         task = bars.add_task("encoding", total=len(labelled.products))
         told = lambda done, _: bars.update(task, completed=done)  # noqa: E731
         return labelled, features_of(labelled.products, folder, settings.home / "encoders", settings, told)
-    except (NotLabelled, UnknownSource) as error:
+    except (NotLabelled, UnknownSource, UnknownDevice) as error:
         raise Failure(str(error)) from error
 
 

@@ -15,7 +15,7 @@ import orjson
 from numpy.typing import NDArray
 
 from encoders.image import ImageEncoder
-from encoders.product import product_content
+from encoders.product import product_content, use_device
 from encoders.text import TextEncoder
 from encoders.weights import find_weights, fingerprint_of
 from streams.evaluation import kept_arrays
@@ -88,11 +88,7 @@ async def _features_of(
 
 class _Reader:
     def __init__(self, settings: Settings) -> None:
-        import torch
-
-        torch.set_num_threads(settings.encode_threads)
-        device = "cuda" if settings.device == "auto" and torch.cuda.is_available() else settings.device
-        device = "cpu" if device == "auto" else device
+        device = use_device(settings.device, settings.encode_threads)
         self._image = ImageEncoder(find_weights(settings.image_encoder, "image"), device=device)
         self._text = TextEncoder(find_weights(settings.text_encoder, "text"), device=device)
 
