@@ -19,6 +19,10 @@ VECTOR_NAMES = ("image", "text", "fused")
 _FRESHET = uuid.uuid5(uuid.NAMESPACE_URL, "urn:freshet:products")  # never change: every point's id hangs on it
 
 
+class EmbeddedStoreMissing(Exception):
+    """The package with the embedded store is not installed."""
+
+
 class UnknownProduct(LookupError):
     """The store has no offer of this product."""
 
@@ -124,13 +128,22 @@ class VectorStore(UserVectors, Protocol):
 
 
 def open_vectors(qdrant_url: str | None, api_key: str | None, home: Path, namespace: str) -> VectorStore:
-    """The server at qdrant_url or, without one, the store embedded in `home`. Raises StoreInUse."""
+    """The server at qdrant_url or, without one, the store embedded in `home`.
+
+    Raises StoreInUse, and EmbeddedStoreMissing.
+    """
     # Imported here because each form needs a package that the other installations go without.
     if qdrant_url is not None:
         from store.vectors_server import ServerVectors
 
         return ServerVectors(qdrant_url, api_key, namespace)
-    from store.vectors_embedded import EmbeddedVectors
+    try:
+        from store.vectors_embedded import EmbeddedVectors
+    except ModuleNotFoundError as error:
+        raise EmbeddedStoreMissing(
+            f"the embedded vector store is not installed ({error}): pip install 'freshet[embedded]', or name a server "
+            "with FRESHET_QDRANT_URL"
+        ) from error
 
     return EmbeddedVectors(home / "vectors", namespace)
 

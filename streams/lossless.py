@@ -60,7 +60,8 @@ class LosslessConsumer(Generic[Event]):
         self._broker = broker
         self._publisher = publisher
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=role.name)
-        self._journal = Journal(settings.home / "journals" / f"{settings.worker_id}-{role.name}.json")
+        journals = settings.home / settings.namespace / "journals"
+        self._journal = Journal(journals / f"{settings.worker_id}-{role.name}.json")
         self._group = make_group(
             settings, broker, role=role.name, topics=role.topics, agent=self._consume, urgent=role.urgent
         )

@@ -149,11 +149,16 @@ class Settings(BaseSettings):
     @classmethod
     def _names_a_place(cls, url: str | None) -> str | None:
         if url is not None and "://" in url:
-            from fsspec import available_protocols  # here, because few need it
+            from fsspec import available_protocols, get_filesystem_class  # here, because few need it
 
             named = {part.partition("://")[0] for part in url.split("::")}
             if unknown := sorted(named - {*available_protocols()}):
                 raise _wrong(f"fsspec knows no {', '.join(unknown)}://, but s3://, gs://, ...; a folder needs none")
+            for protocol in sorted(named):
+                try:
+                    get_filesystem_class(protocol)
+                except ImportError as error:
+                    raise _wrong(f"{protocol}:// needs a package that is not installed: {error}") from error
         return url
 
     @property

@@ -40,6 +40,7 @@ EXIT_CODES = {
     "encoders.weights.UnknownSource": MISCONFIGURED,
     "encoders.product.UnknownDevice": MISCONFIGURED,
     "store.database.SchemaTooNew": MISCONFIGURED,
+    "store.vectors.EmbeddedStoreMissing": MISCONFIGURED,
     "store.postgresql.WrongDatabase": MISCONFIGURED,
 }
 NOISY = (

@@ -52,11 +52,11 @@ def test_a_database_that_does_not_answer_ends_the_worker_to_be_started_again(tmp
 
 
 def test_a_second_worker_of_a_home_under_the_same_id_is_told_to_take_another(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journals" / "w1-catalog.json")
-    code, [line] = worker("catalog", tmp_path)
+    journal = Journal(tmp_path / "shop" / "journals" / "w1-catalog.json")
+    code, [line] = worker("catalog", tmp_path, NAMESPACE="shop")
     assert code == MISCONFIGURED
     assert line == (
-        f"freshet: another worker has {tmp_path}/journals/w1-catalog.json open: "
+        f"freshet: another worker has {tmp_path}/shop/journals/w1-catalog.json open: "
         "stop it, or give each worker of this home its own FRESHET_WORKER_ID"
     )
     journal.close()

@@ -1,5 +1,6 @@
 """Settings: from the environment, checked, and secrets that never print."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ def test_a_value_out_of_bounds_is_refused_by_name(monkeypatch: pytest.MonkeyPatc
         *(("QDRANT_URL", url) for url in ("http://h", "https://h:6333/prefix", "http://[::1]:6333")),
         *(
             ("CHECKPOINTS_URL", url)
-            for url in ("checkpoints", "/data", "file:///data", "s3://b", "simplecache::gs://b")
+            for url in ("checkpoints", "/data", "file:///data", "memory://b", "simplecache::memory://b")
         ),
     ],
 )
@@ -103,6 +104,17 @@ def test_a_wrong_url_is_told_with_its_remedy_and_a_password_is_not(monkeypatch: 
         "QDRANT_URL='localhost:6333': a Qdrant URL is like http://localhost:6333; unset it for the embedded store",
         "CHECKPOINTS_URL='s4://bucket': fsspec knows no s4://, but s3://, gs://, ...; a folder needs none",
     ]
+
+
+def test_a_place_that_needs_a_package_tells_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_installed(protocol: str) -> None:
+        raise ImportError(f"Install s3fs to access {protocol.upper()}")
+
+    monkeypatch.setattr("fsspec.get_filesystem_class", not_installed)
+    monkeypatch.setenv("FRESHET_CHECKPOINTS_URL", "s3://bucket")
+    told = "CHECKPOINTS_URL='s3://bucket': s3:// needs a package that is not installed: Install s3fs to access S3"
+    with pytest.raises(BadSettings, match=re.escape(told)):
+        read_settings()
 
 
 def test_secrets_never_print() -> None:

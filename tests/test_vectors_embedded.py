@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store.vectors import OfferPoint, open_vectors
+from store.vectors import EmbeddedStoreMissing, OfferPoint, open_vectors
 from store.vectors_embedded import EmbeddedVectors, StoreInUse
 
 REPOSITORY = Path(__file__).parent.parent
@@ -87,3 +87,10 @@ def test_a_collection_half_made_by_a_dying_process_is_made_anew(tmp_path: Path) 
     store.ensure("ab12", {"fused": 2})
     assert store.count()["points"] == 0
     store.close()
+
+
+def test_without_its_package_the_store_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "qdrant_edge", None)
+    monkeypatch.delitem(sys.modules, "store.vectors_embedded")
+    with pytest.raises(EmbeddedStoreMissing, match=r"pip install 'freshet\[embedded\]', or name a server with "):
+        open_vectors(None, None, tmp_path, "")
