@@ -213,7 +213,7 @@ def clicks_behind(
             continue
         kept = history != row
         left, nearest = history[kept], np.flatnonzero(kept[: len(read)])[:NEAR_CLICKS]
-        if click < RECENT:
+        if click < RECENT:  # further back the lift does not look
             fill_lifts(k, left, rows, features)
         else:
             features[:, LIFT_LAST : LIFT_RECENT + 1] = of_all

@@ -116,6 +116,21 @@ def test_the_segment_of_a_click_goes_into_its_example_and_that_of_the_newest_int
     assert sorted("segment" in value for value in values) == [False, True, True]
 
 
+def test_a_reason_tells_of_a_shopper_like_her_until_that_one_is_forgotten(clicks: Clicks) -> None:
+    """Both click along the same factor: the cosine of their embeddings is 1. She does not count for herself."""
+    told = "; a like-minded shopper clicked it lately"
+    clicks.compute([clicks.record(click("pot", user_id="bob"), key="bob")])
+
+    def reasons(event_id: str) -> dict[str, str]:
+        (made,) = lists(clicks.compute([clicks.record(click("tea", event_id=event_id))]))
+        return {item.product_id: item.reason for item in made.items}
+
+    found = reasons("e1")
+    assert [product_id for product_id, reason in found.items() if reason.endswith(told)] == ["pot"]
+    clicks.compute([clicks.record(None, key="bob")])
+    assert not any(reason.endswith(told) for reason in reasons("e2").values())
+
+
 def test_one_list_per_user_and_batch_names_every_event_and_examples_see_what_came_before(clicks: Clicks) -> None:
     now = time.time()
     outcome = clicks.compute(
