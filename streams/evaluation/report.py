@@ -175,8 +175,12 @@ def commit() -> str:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines)
+    return "\n".join(map(row, [columns, ["---"] * len(columns), *rows]))
+
+
+def row(cells: Sequence[object]) -> str:
+    """A line of one."""
+    return "| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |"
 
 
 def _row(outcome: Outcome, found: Figures, both: bool) -> list[str]:

@@ -13,8 +13,9 @@ from tempfile import TemporaryDirectory
 
 from brokers import KafkaMissing, LocalKafka
 
+from streams.evaluation.report import row, table
 from tests.bench import clicks, lists, products, retraction
-from tests.bench.report import FIGURE_COLUMNS, Figure, Progress, row, table, where
+from tests.bench.report import FIGURE_COLUMNS, Figure, Progress, where
 from tests.bench.stage import FULL, QUICK
 
 BENCHES = {

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from encoders.exploration import Counts, Exploration
 from encoders.exploration_step import Rule, positions
 from encoders.next_click import ABSENT, Floats, Mask, Rows, best, compiled
-from tests.bench.report import Progress, shown, table
+from streams.evaluation.report import table
+from tests.bench.report import Progress, shown
 
 LENGTH = 20  # of a list
 ESTABLISHED, ESTABLISHED_CLICKS = 600, 50

@@ -13,11 +13,12 @@ from brokers import LocalKafka
 from numpy.typing import NDArray
 
 from store.vectors import VECTOR_NAMES
+from streams.evaluation.report import table
 from streams.events import unpack_vector
 from streams.imports import import_fashion
 from streams.replicas import Replica
 from streams.up import GROUPS
-from tests.bench.report import Figure, shown, table
+from tests.bench.report import Figure, shown
 from tests.bench.stage import Stage, Tell, stage
 
 FUSED_AT_LEAST = 0.89

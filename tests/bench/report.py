@@ -2,9 +2,8 @@
 
 import os
 import platform
-import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,8 @@ import numpy as np
 from brokers import kafka_libraries
 from rich.console import Console
 from rich.status import Status
+
+from streams.evaluation.report import commit
 
 PACKAGES = ("faust-streaming", "aiokafka", "qdrant-edge-py", "torch", "numba", "numpy")
 LINE_EVERY_S = 5.0  # where progress is written to a file
@@ -84,31 +85,14 @@ def percentiles_ms(latencies_s: Sequence[float]) -> tuple[float, float]:
     return float(p50), float(p99)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table."""
-    return "\n".join(map(row, [columns, ["---"] * len(columns), *rows]))
-
-
-def row(cells: Sequence[object]) -> str:
-    """A line of it."""
-    return "| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |"
-
-
 def where(command: str) -> str:
     """A Markdown line: the command, the commit, the machine and what else ran there, the versions."""
     kafka = next(kafka_libraries().glob("kafka_2*.jar")).stem.partition("-")[2]
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     return (
-        f"`{command}` at {_commit()}, {time.strftime('%Y-%m-%d')}; {os.cpu_count()} cores ({_processor()}), "
+        f"`{command}` at {commit()}, {time.strftime('%Y-%m-%d')}; {os.cpu_count()} cores ({_processor()}), "
         f"load {os.getloadavg()[0]:.1f} before; Python {platform.python_version()}, Kafka {kafka}, {versions}"
     )
-
-
-def _commit() -> str:
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
-
-    return (git("rev-parse", "--short", "HEAD") or "no commit") + (" with changes" if git("status", "-s") else "")
 
 
 def _processor() -> str:

@@ -12,7 +12,8 @@ import numpy as np
 
 from store.database import open_database
 from store.users import UserStore
-from tests.bench.report import shown, table
+from streams.evaluation.report import table
+from tests.bench.report import shown
 from tests.bench.retail_shop import Shop
 from tests.bench.shoppers import Shoppers
 from tests.bench.stage import Stage

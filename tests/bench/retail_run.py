@@ -8,10 +8,11 @@ from pathlib import Path
 
 from brokers import LocalKafka
 
+from streams.evaluation.report import table
 from streams.publish import publish_lines
 from streams.up import GROUPS
 from streams.worker import STATUS_EVERY_S
-from tests.bench.report import Figure, percentiles_ms, shown, table
+from tests.bench.report import Figure, percentiles_ms, shown
 from tests.bench.retail_report import Sample, checks, lists_and_purchases, memory, over_time, sizes, summary
 from tests.bench.retail_shop import Shop, load_shop
 from tests.bench.shoppers import Click, Shoppers
