@@ -1,7 +1,8 @@
 """Recommenders that are simple on purpose, and small streams, for the tests of the evaluation."""
 
 import os
-from collections.abc import Mapping, Sequence
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +41,31 @@ def evaluated(model: Recommender, stream: Stream, plan: Plan) -> Standing:
     standing = Standing.start(model, stream)
     Evaluation(stream, plan).run(standing)
     return standing
+
+
+def goes_on_alike_from_its_pickle(whole: Recommender, stream: Iterable[tuple[Request, int]], *, products: int) -> None:
+    """Of a recommender that has learned nothing: a copy from its pickle, and one from that, score what it scores, and
+    to score teaches nothing."""
+
+    def scores(recommender: Recommender) -> Floats:
+        out = np.full(products, np.nan, np.float32)
+        recommender.score(request, out)
+        return out
+
+    whole.grow(products)
+    copy, told = whole, False
+    for count, (request, row) in enumerate(stream):
+        if count % 40 == 20:
+            copy = pickle.loads(pickle.dumps(whole if count == 20 else copy))
+        expected = scores(whole)
+        told |= bool(expected.any())
+        assert np.isfinite(expected).all()
+        np.testing.assert_array_equal(scores(whole), expected)
+        if count >= 20:
+            np.testing.assert_array_equal(scores(copy), expected)
+            copy.learn(request, row)
+        whole.learn(request, row)
+    assert told
 
 
 class Counting:

@@ -1,13 +1,13 @@
 """The baselines that factorise or fit: mf-sgd, ALS, EASE, two towers."""
 
 import math
-import pickle
 import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
+from evaluation_models import goes_on_alike_from_its_pickle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -312,20 +312,7 @@ def test_scores_change_with_the_refit_only(make: Callable[[], Recommender]) -> N
 def test_a_copy_from_the_pickle_goes_on_alike_and_scoring_learns_nothing(
     make: Callable[[], Recommender], seed: int
 ) -> None:
-    whole = make()
-    whole.grow(12)
-    copy = whole
-    for count, (request, row) in enumerate(stream(seed)):
-        if count % 40 == 20:
-            copy = pickle.loads(pickle.dumps(whole if count == 20 else copy))
-        expected = scores(whole, request, 12)
-        assert np.isfinite(expected).all()
-        np.testing.assert_array_equal(scores(whole, request, 12), expected)
-        if count >= 20:
-            np.testing.assert_array_equal(scores(copy, request, 12), expected)
-            copy.learn(request, row)
-        whole.learn(request, row)
-    assert scores(whole, asking(2, 4, 5), 12).any()
+    goes_on_alike_from_its_pickle(make(), stream(seed), products=12)
 
 
 @pytest.mark.parametrize("make", [mf_sgd, als, two_towers])

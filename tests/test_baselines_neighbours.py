@@ -1,12 +1,12 @@
 """The baselines that count clicks: popularity, item-kNN, user-kNN, transitions, VMIS-kNN."""
 
 import math
-import pickle
 from collections.abc import Callable, Iterator
 from typing import cast
 
 import numpy as np
 import pytest
+from evaluation_models import goes_on_alike_from_its_pickle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -282,20 +282,7 @@ def stream(seed: int, clicks: int = 120, products: int = 12, users: int = 5) -> 
 def test_a_copy_from_the_pickle_goes_on_alike_and_scoring_learns_nothing(
     make: Callable[[], Recommender], seed: int
 ) -> None:
-    whole = make()
-    whole.grow(12)
-    copy = whole
-    for count, (request, row) in enumerate(stream(seed)):
-        if count % 40 == 20:
-            copy = pickle.loads(pickle.dumps(whole if count == 20 else copy))
-        expected = scores(whole, request, 12)
-        assert np.isfinite(expected).all()
-        np.testing.assert_array_equal(scores(whole, request, 12), expected)
-        if count >= 20:
-            np.testing.assert_array_equal(scores(copy, request, 12), expected)
-            copy.learn(request, row)
-        whole.learn(request, row)
-    assert expected.any()
+    goes_on_alike_from_its_pickle(make(), stream(seed), products=12)
 
 
 @every_baseline
