@@ -112,9 +112,9 @@ def align(
     batch = min(rule.batch, len(words))
     batches = len(words) // batch
     optimizer = torch.optim.AdamW(parameters, lr=rule.learning_rate, weight_decay=rule.weight_decay)
-    pace = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, rule.learning_rate, total_steps=rule.epochs * batches, pct_start=0.1
-    )
+    steps = rule.epochs * batches
+    rising = min(max(0.1, 2 / steps), 0.75)  # a rise that ends with the first step divides by zero
+    pace = torch.optim.lr_scheduler.OneCycleLR(optimizer, rule.learning_rate, total_steps=steps, pct_start=rising)
     for epoch in range(rule.epochs):
         order = chance.permutation(len(words))
         losses = 0.0

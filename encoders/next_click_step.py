@@ -25,7 +25,7 @@ _S30, _S27, _S31, _S11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(
 
 
 class Rule(NamedTuple):
-    """How the model learns; the defaults are what `freshet tune` found on real and on simulated clicks."""
+    """How the model learns; the defaults are values that worked best on real clicks and on simulated ones."""
 
     learning_rate: float = 0.08  # of context and offset rows
     shared_rate: float = 0.002  # of W, G and Wm

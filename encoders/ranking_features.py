@@ -31,7 +31,8 @@ JUST_LOOKED_AT = 3  # clicks: what the user has just looked at is no candidate
 
 HISTORY = 50  # clicks that are read
 _BY_SCORE, _COLD_BY_SCORE, _BY_LIFT, _COLD_BY_LIFT, _BY_NEIGHBOURS = 120, 40, 20, 20, 30
-CANDIDATES_MAX = _BY_SCORE + _COLD_BY_SCORE + _BY_LIFT + _COLD_BY_LIFT + 2 * _BY_NEIGHBOURS
+CANDIDATES_MAX = _BY_SCORE + _COLD_BY_SCORE + _BY_LIFT + _COLD_BY_LIFT + 2 * _BY_NEIGHBOURS  # or, without history,
+# the best sellers of a segment in place of neighbours
 NEAR_CLICKS = 8  # whose content is compared one by one
 _RECENT, _AFTER_DECAY, _ALL_DECAY = 5, 0.7, 0.95
 _NO_SHARE = 1e-4  # added to a share before its logarithm: a share of some ten thousandths says nothing

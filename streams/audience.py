@@ -44,6 +44,7 @@ class Audience:
         self.has_embedding: Mask = np.zeros(0, np.bool_)
         self.owes_record: Mask = np.zeros(0, np.bool_)  # her list holds what was withdrawn, and she was not told
         self.owes_list: Mask = np.zeros(0, np.bool_)  # she was told, and has no whole list since
+        self._epoch = 0  # of the weights that the embeddings are of
         self._items: list[bytes] = []  # lz4: a list of 20 is 2.8 kB, and compressed .6
         self._free: list[int] = []
 
@@ -63,6 +64,7 @@ class Audience:
         kept = [(one, at) for one, at in zip(made, times, strict=True) if at > 0]
         if not kept:
             return
+        self.follow_epoch()
         slots = [self._slot(one.user_id, at) for one, at in kept]
         self.partition[slots] = [one.partition for one, _ in kept]
         self.revision[slots] = [one.revision for one, _ in kept]
@@ -130,6 +132,13 @@ class Audience:
             slots = slots[np.argpartition(self.active_at[slots], -most)[-most:]]
         found: list[int] = slots[np.argsort(-self.active_at[slots], kind="stable")].tolist()
         return found
+
+    def follow_epoch(self) -> None:
+        """Embeddings of other weights are none any more: they can be compared with no new one."""
+        epoch = self._shelf.weights_version[0]
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self.has_embedding[:] = False
 
     def later(self, slot: int, now: float) -> float:
         """A time (s since 1970) for her next list: readers prefer the later one of two with the same revision."""

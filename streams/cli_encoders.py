@@ -59,7 +59,7 @@ def evaluate(
     with progress_bars() as bars:
         labelled, features = _read(folder, columns, settings, bars)
         if heads is None:
-            learned, parts, told = _taught(features, epochs, seed, bars)
+            learned, parts, told = _taught(features, epochs, seed, settings.encode_threads, bars)
         else:
             learned, parts, told = _given(heads, features, settings)
         found = figures(labelled, features, learned, parts) | told
@@ -83,14 +83,15 @@ def align(
     A fifth of the products is held out, and tells what the heads are worth.
     """
     from streams.evaluation.encoder_figures import recalls
-    from streams.evaluation.heads import checksum, write_heads
+    from streams.evaluation.heads import hashes, write_heads
 
     settings = read_settings()
     with progress_bars() as bars:
         _, features = _read(folder, columns, settings, bars)
-        learned, parts, told = _taught(features, epochs, seed, bars)
+        learned, parts, told = _taught(features, epochs, seed, settings.encode_threads, bars)
         found = recalls(learned, features, parts)
-    about = {"encoders": _fingerprint(settings), "data": checksum(features, parts.taught.tolist())}
+    known = hashes(features)
+    about = {"encoders": _fingerprint(settings), "taught": [known[row] for row in parts.taught.tolist()]}
     write_heads(out, learned, about | {"rule": _rule(epochs)._asdict(), "seed": seed, "figures": found} | told)
     typer.echo(
         f"{out}: of {found['held_out']:,} products that the heads never saw, words find "
@@ -100,8 +101,6 @@ def align(
 
 
 def _read(folder: Path, columns: str, settings: "Settings", bars: "Progress") -> "tuple[Labelled, Features]":
-    from encoders.product import UnknownDevice
-    from encoders.weights import UnknownSource
     from streams.evaluation.features import features_of
     from streams.evaluation.labelled import NotLabelled, read_columns, read_labelled
 
@@ -112,12 +111,12 @@ def _read(folder: Path, columns: str, settings: "Settings", bars: "Progress") ->
         task = bars.add_task("encoding", total=len(labelled.products))
         told = lambda done, _: bars.update(task, completed=done)  # noqa: E731
         return labelled, features_of(labelled.products, folder, settings.home / "encoders", settings, told)
-    except (NotLabelled, UnknownSource, UnknownDevice) as error:
+    except NotLabelled as error:
         raise Failure(str(error)) from error
 
 
 def _taught(
-    features: "Features", epochs: int, seed: int, bars: "Progress"
+    features: "Features", epochs: int, seed: int, threads: int, bars: "Progress"
 ) -> "tuple[Alignment, Split, dict[str, Any]]":
     """Heads taught now, on four fifths."""
     from encoders.alignment import TooFewPairs
@@ -131,7 +130,8 @@ def _taught(
             parts.taught,
             _rule(epochs),
             seed,
-            lambda epoch, loss: bars.update(task, completed=epoch, description=f"teaching, loss {loss:.3f}"),
+            threads=threads,
+            told=lambda epoch, loss: bars.update(task, completed=epoch, description=f"teaching, loss {loss:.3f}"),
         )
     except TooFewPairs as error:
         raise Failure(str(error)) from error
@@ -142,18 +142,17 @@ def _given(path: Path, features: "Features", settings: "Settings") -> "tuple[Ali
     """Heads of a file; what is asked for is what they were not taught on."""
     import numpy as np
 
-    from streams.evaluation.encoder_figures import Split, split
-    from streams.evaluation.heads import UnusableHeads, checksum, read_heads
+    from streams.evaluation.encoder_figures import Split
+    from streams.evaluation.heads import UnusableHeads, hashes, read_heads
 
     try:
         learned, about = read_heads(path, encoders=_fingerprint(settings), features=features)
     except (UnusableHeads, OSError) as error:
         raise Failure(str(error)) from error
-    parts = split(len(features.title), about["seed"])
-    if checksum(features, parts.taught.tolist()) != about["data"]:
-        none, everything = np.empty(0, np.int64), np.arange(len(features.title))
-        return learned, Split(none, everything), {"taught_on": "on another shop's products"}
-    return learned, parts, {"taught_on": about["taught_on"]}
+    is_taught = np.isin(hashes(features), about["taught"])
+    taught, others = np.flatnonzero(is_taught), np.flatnonzero(~is_taught)
+    told = f"on {len(taught):,} of these products" if len(taught) else "on another shop's products"
+    return learned, Split(taught, others), {"taught_on": told}
 
 
 def _rule(epochs: int) -> "AlignmentRule":

@@ -33,13 +33,9 @@ def vectors(
 
 
 def encode_catalog(path: Path, products: "Products", settings: "Settings", bars: "Progress") -> None:
-    """path is the .npz of these products' vectors; a killed run goes on from it. Raises Failure."""
-    from encoders.weights import UnknownSource
+    """path is the .npz of these products' vectors; a killed run goes on from it. Raises UnknownSource."""
     from streams.evaluation.vectors import encode_to
 
     task = bars.add_task("encoding", total=len(products))
     typer.echo(f"vectors of {len(products):,} products: {path}", err=True)
-    try:
-        encode_to(path, products, settings, lambda done, _: bars.update(task, completed=done))
-    except UnknownSource as error:
-        raise Failure(f"the catalogue cannot be encoded: {error}") from error
+    encode_to(path, products, settings, lambda done, _: bars.update(task, completed=done))

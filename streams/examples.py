@@ -61,8 +61,8 @@ def parse_example(raw: bytes | None) -> tuple[Source, Example]:
         source = Source(value["topic_id"], value["partition"], value["offset"])
     except (ValueError, KeyError, TypeError) as error:
         raise BadEvent(f"not a training example: {error!r}") from error
-    named = (source.topic_id, example.product_id, example.event, example.segment or "", *example.history)
-    texts = {type(text) for text in named}
+    named = [source.topic_id, example.product_id, example.event, *example.history]
+    texts = {type(text) for text in (named if example.segment is None else [*named, example.segment])}
     if example.event not in EVENTS:
         raise BadEvent(f"not a training example: {example.event!r} is no event, they are {', '.join(EVENTS)}")
     if texts != {str} or not all(type(number) is int and number >= 0 for number in source[1:]):

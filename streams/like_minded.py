@@ -44,6 +44,7 @@ class LikeMinded:
         Call under the shelf's lock.
         """
         audience = self._audience
+        audience.follow_epoch()
         length = float(np.linalg.norm(embedding))
         if audience.embeddings.shape[1] != len(embedding) or not length or not len(rows):
             return [0] * len(rows)

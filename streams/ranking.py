@@ -28,7 +28,7 @@ from streams.shelf import Shelf
 
 USERS_AT_ONCE = 64  # bounds the matrix of scores: 64 users of 100,000 products are 26 MB
 NO_ROWS = np.empty(0, np.int32)
-LikeMinded = Callable[[str, Floats, Rows], Sequence[int]]
+CountAlike = Callable[[str, Floats, Rows], Sequence[int]]
 """As streams.like_minded.LikeMinded.count."""
 
 
@@ -75,7 +75,7 @@ class Ranker:
         self._is_seen = np.isin(EVENTS, list(seen_events))  # by the code of the event
         self._exploration = exploration
         self._explore_s = explore_s
-        self.like_minded: LikeMinded | None = None  # None: reasons tell of the user's own clicks only
+        self.like_minded: CountAlike | None = None  # None: reasons tell of the user's own clicks only
         self._scratch = new_scratch(0)
         self._listable = shelf.listable[:0]
         self.explored = 0  # positions so far

@@ -206,6 +206,7 @@ class UnaskedLists:
         restored = [self._restored(rows[user_id], portion[user_id], now) for user_id in portion if user_id in rows]
         kept = [made for made in restored if made is not None]
         self._audience.note(kept, active_at=[rows[made.user_id].updated_at for made in kept])
+        self.like_minded.note(kept)
         self._embeddings.note([made.user_id for made in kept], now)
         self._counts["read_back"] += len(kept)
         return Outcome()

@@ -67,6 +67,13 @@ def test_the_same_seed_gives_the_same_heads_and_they_can_be_kept() -> None:
     np.testing.assert_allclose(np.linalg.norm(one.words(words), axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5, 9, 10, 11, 19, 20, 21])
+def test_any_number_of_epochs_will_do(epochs: int) -> None:
+    pictures, words = pairs(50)
+    heads = align(pictures, words, rule=RULE._replace(epochs=epochs))
+    assert np.isfinite(heads.words.weight).all()
+
+
 def test_what_is_not_there_stays_nowhere() -> None:
     pictures, words = pairs(50)
     alignment = align(pictures, words, rule=RULE)

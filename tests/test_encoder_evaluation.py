@@ -93,6 +93,7 @@ def test_known_folders_need_no_columns(tmp_path: Path) -> None:
         (None, "", "has no styles.csv or products.jsonl: name its file with --columns file=NAME"),
         ("a,b\n1,2\n", "file=goods.csv,id=a", "name the columns of title, as in --columns title=name"),
         ("a,b\n1,2\n", "file=goods.csv,id=a,title=c", "has no column 'c': it has a, b"),
+        ("a,b\n1,2\n", "file=goods.csv,id=a,title=b,type=c", "has no column 'c': it has a, b"),
         ("a,b\n,2\n", "file=goods.csv,id=a,title=b", "has no product \\(row 1: "),
         ("a,b\n", "file=goods.csv,id=a,title=b", "has no product \\(it is empty\\)"),
         ("a,b\n1,\xff\n", "file=goods.csv,id=a,title=b", "cannot be read: "),
@@ -106,6 +107,8 @@ def test_what_cannot_be_read_is_told(tmp_path: Path, content: str | None, column
 
 
 def test_columns_that_are_none_are_refused() -> None:
+    with pytest.raises(NotLabelled, match=r"image=pics/{}.jpg: write a path with a column in each pair of braces"):
+        read_labelled(Path(__file__).parent, {"file": "conftest.py", "id": "a", "title": "b", "image": "pics/{}.jpg"})
     for wrong in ("size=a", "title", "title="):
         with pytest.raises(NotLabelled, match=f"'{wrong}': write PART=COLUMN with a part of file, id, title"):
             read_columns(wrong)
@@ -253,6 +256,10 @@ def test_heads_taught_on_one_shop_are_asked_for_all_of_another(shop: Path, tmp_p
     other = tmp_path / "other"
     shutil.copytree(shop, other)
     (other / "goods.csv").write_text((shop / "goods.csv").read_text().replace("lamp", "vase"))
+    found = json.loads(freshet("encoders", "evaluate", str(other), "--heads", heads, "--json").stdout)
+    assert 0 < found["taught"] < 19  # the lamps are vases now: they, and what was held out, are asked for
+    assert found["taught"] + found["held_out"] in (22, 23, 24)  # two have no picture and are not asked for
+    (other / "goods.csv").write_text((shop / "goods.csv").read_text().replace(",A ", ",The "))
     found = json.loads(freshet("encoders", "evaluate", str(other), "--heads", heads, "--json").stdout)
     assert (found["taught"], found["held_out"], found["taught_on"]) == (0, 22, "on another shop's products")
     missing = freshet("encoders", "evaluate", str(shop), "--heads", str(tmp_path / "none"))

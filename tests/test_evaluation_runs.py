@@ -203,6 +203,15 @@ def test_a_factory_is_given_what_it_takes() -> None:
             make(wanted(nowhere), facts, 0)
 
 
+def test_freshet_refuses_numbers_that_its_settings_refuse() -> None:
+    facts = StreamFacts(["A"], {}, None, 500)
+    with pytest.raises(ValueError, match="no event purchse: they are view_item"):
+        make(wanted("freshet:event_weights.purchse=4"), facts, 0)
+    for wrong in ("event_weights.purchase=0", "diversity=7"):
+        with pytest.raises(ValueError, match="validation error"):
+            make(wanted(f"freshet:{wrong}"), facts, 0)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_of_the_table_keeps_the_contract(name: str) -> None:
     """It is made, scores before and after it has learned, and goes on from a pickle as if nothing had been."""

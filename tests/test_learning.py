@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from examples import TOPIC_IDS, assortment_of, example, learn_all, offer, records, vectors
 from hypothesis import given, settings
@@ -157,6 +158,14 @@ def test_an_example_is_read_and_its_history_cut_to_what_the_model_reads() -> Non
 def test_what_is_no_example_is_refused(raw: bytes | None) -> None:
     with pytest.raises(BadEvent, match="not a training example"):
         parse_example(raw)
+
+
+@pytest.mark.parametrize("segment", [7, 0, False, [], {}])
+def test_a_segment_that_is_no_text_is_no_example(segment: object) -> None:
+    value = orjson.loads(example(7, "a", "b"))
+    assert parse_example(orjson.dumps(value | {"segment": None}))[1].segment is None
+    with pytest.raises(BadEvent, match="ids and segment must be texts"):
+        parse_example(orjson.dumps(value | {"segment": segment}))
 
 
 # --- the pace ----------------------------------------------------------------------------------------------------

@@ -240,6 +240,7 @@ def test_the_score_of_a_product_does_not_depend_on_which_others_may_be_listed() 
     fewer, of_them = rank_candidates(shop.knowledge, shop.reranker, shop.scores, some, NOBODY, 5.0, 1, scratch)
     every = dict(zip(found.tolist(), scores.tolist(), strict=True))
     assert some[fewer].all()
+    assert set(fewer.tolist()) & every.keys()
     assert all(every.get(row, score) == score for row, score in zip(fewer.tolist(), of_them.tolist(), strict=True))
 
 

@@ -38,10 +38,19 @@ def split(products: int, seed: int) -> Split:
     return Split(taught, held_out)
 
 
-def teach(features: Features, taught: Rows, rule: AlignmentRule, seed: int, told: Told = lambda *_: None) -> Alignment:
+def teach(
+    features: Features,
+    taught: Rows,
+    rule: AlignmentRule,
+    seed: int,
+    *,
+    threads: int = 1,
+    told: Told = lambda *_: None,
+) -> Alignment:
     """Heads that have learned from these products, as far as they have a picture. Raises TooFewPairs."""
     taught = taught[np.any(features.image[taught], axis=1)]
-    return align(features.views[:, taught], features.words[taught], rule=rule, seed=seed, told=told)
+    views, words = features.views[:, taught], features.words[taught]
+    return align(views, words, rule=rule, seed=seed, threads=threads, told=told)
 
 
 def recalls(heads: Alignment, features: Features, parts: Split) -> Figures:

@@ -62,9 +62,7 @@ def features_of(
 async def _features_of(
     products: Sequence[ProductUpsert], folder: Path, kept: Path, settings: Settings, told: Told
 ) -> Features:
-    words = orjson.dumps([product.model_dump(mode="json") for product in products])
-    made_of = fingerprint_of(settings.image_encoder, settings.text_encoder)
-    made_of = hashlib.sha256(words + f"{made_of} {folder.resolve()}".encode()).hexdigest()
+    made_of = _identity(products, folder, settings)
     path = kept / f"features-{made_of[:12]}.npz"
     arrays = read_kept(path, made_of)
     done = len(arrays["title"]) if arrays else 0
@@ -84,6 +82,15 @@ async def _features_of(
         parts = [_joined(parts)]
         write_kept(path, made_of, parts[0]._asdict())
     return _joined(parts)
+
+
+def _identity(products: Sequence[ProductUpsert], folder: Path, settings: Settings) -> str:
+    """Hexadecimal, of all that the features depend on; pictures count by their size and the time of their change."""
+    told = [fingerprint_of(settings.image_encoder, settings.text_encoder), settings.picture_max_bytes]
+    pictures = [folder / link for product in products for link in product.image_links]
+    found = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in pictures if path.is_file()]
+    words = [product.model_dump(mode="json") for product in products]
+    return hashlib.sha256(orjson.dumps([told, found, words])).hexdigest()
 
 
 class _Reader:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ class UnusableHeads(ValueError):
 def write_heads(path: Path, heads: Alignment, about: About) -> None:
     """The file is these heads, or still what it was before.
 
-    about  JSON values: the encoders' fingerprint under "encoders", the rule, the seed, figures, the data's checksum
+    about  JSON values: the encoders' fingerprint under "encoders", the rule, the seed, figures, and under "taught" the
+           hashes of the products that they learned from
     """
     from safetensors.numpy import save
 
@@ -59,9 +59,7 @@ def read_heads(path: Path, *, encoders: str, features: Features) -> tuple[Alignm
     return heads, about
 
 
-def checksum(features: Features, rows: Sequence[int]) -> str:
-    """Hexadecimal, of the features of these rows."""
-    digest = hashlib.sha256()
-    for array in features:
-        digest.update(np.ascontiguousarray(array[rows]).tobytes())
-    return digest.hexdigest()
+def hashes(features: Features) -> list[str]:
+    """Hexadecimal, one for each product's features: what tells that heads were taught on it."""
+    joined = np.concatenate(features, axis=1)
+    return [hashlib.sha256(row.tobytes()).hexdigest()[:16] for row in joined]

@@ -31,5 +31,5 @@ def write_kept(path: Path, made_of: str, arrays: Arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
-        np.savez(file, allow_pickle=False, **{MADE_OF: np.array(made_of), **arrays})
+        np.savez(file, **{MADE_OF: np.array(made_of), **arrays})  # type: ignore[arg-type]
     os.replace(partial, path)

@@ -7,6 +7,7 @@ import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import orjson
@@ -78,6 +79,7 @@ def read_labelled(folder: Path, columns: Mapping[str, str]) -> Labelled:
     taken = {**KNOWN.get(name, {}), **columns}
     if missing := [part for part in ("id", "title") if part not in taken]:
         raise NotLabelled(f"{folder / name}: name the columns of {', '.join(missing)}, as in --columns title=name")
+    _check_image(taken.get("image", ""))
     found, seen = Labelled(), set()
     skipped, first_problem = 0, None
     for number, row in enumerate(_rows(folder / name), 1):
@@ -85,6 +87,7 @@ def read_labelled(folder: Path, columns: Mapping[str, str]) -> Labelled:
             product = parse(ProductUpsert, orjson.dumps(_upsert(row, taken)))
             if product.product_id in seen:
                 raise BadEvent(f"the id {product.product_id!r} came before")
+            type_, colour = (_value(row, taken[part]) if part in taken else "" for part in ("type", "colour"))
         except (BadEvent, KeyError) as error:
             if isinstance(error, KeyError) and number == 1:
                 raise NotLabelled(f"{folder / name} has no column {error}: it has {', '.join(row)}") from error
@@ -92,18 +95,30 @@ def read_labelled(folder: Path, columns: Mapping[str, str]) -> Labelled:
             continue
         seen.add(product.product_id)
         found.products.append(product)
-        found.types.append(_said(row, taken.get("type")))
-        found.colours.append(_said(row, taken.get("colour")))
+        found.types.append(type_)
+        found.colours.append(colour)
     if not found.products:
         raise NotLabelled(f"{folder / name} has no product ({first_problem or 'it is empty'})")
     return Labelled(found.products, found.types, found.colours, skipped, first_problem)
+
+
+def _check_image(template: str) -> None:
+    """Raises NotLabelled unless every {} of the template holds a column."""
+    try:
+        columns = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    except ValueError:
+        columns = [""]
+    if "" in columns:
+        raise NotLabelled(f"image={template}: write a path with a column in each pair of braces, as images/{{id}}.jpg")
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix in (".jsonl", ".ndjson"):
-                yield from (row for line in file if line.strip() and isinstance(row := orjson.loads(line), dict))
+                for line in filter(str.strip, file):
+                    row = orjson.loads(line)
+                    yield row if isinstance(row, dict) else {}
             else:
                 reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", restkey=REST)
                 for row in reader:  # titles have commas without quotes
@@ -134,7 +149,3 @@ def _upsert(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any
 def _value(row: Mapping[str, Any], column: str) -> str:
     value = row[column]
     return "" if value is None or str(value).strip() in MISSING else str(value).strip()
-
-
-def _said(row: Mapping[str, Any], column: str | None) -> str:
-    return "" if column is None else _value(row, column)

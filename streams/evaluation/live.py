@@ -48,7 +48,11 @@ class FreshetModel:
         event_weights: Mapping[str, float] = DEFAULTS["event_weights"],
         diversity: float = DEFAULTS["diversity"],
     ) -> None:
-        """Nothing is learned."""
+        """Nothing is learned. Raises pydantic.ValidationError for what the settings refuse, ValueError for an event
+        that there is none of."""
+        if unknown := sorted(event_weights.keys() - set(EVENTS)):
+            raise ValueError(f"no event {', '.join(unknown)}: they are {', '.join(EVENTS)}")
+        Settings(event_weights=dict(event_weights), diversity=diversity)
         self._fused = facts.fused
         self._replays = replays
         self._diversity = diversity

@@ -33,8 +33,10 @@ Told = Callable[[int, int], None]
 
 
 def identity_of(products: Products, settings: Settings) -> str:
-    """Hexadecimal, of all that the vectors depend on but the pictures behind the links."""
+    """Hexadecimal, of all that the vectors depend on but the pictures behind the links: delete the file after those
+    have changed."""
     made_of = [fingerprint_of(settings.image_encoder, settings.text_encoder), str(settings.pictures_root)]
+    made_of += [str(settings.picture_max_bytes), str(settings.picture_max_pixels)]
     words = orjson.dumps([*made_of, *products.values()], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(words).hexdigest()
 
@@ -61,7 +63,7 @@ async def _encode_to(path: Path, products: Products, settings: Settings, told: T
         return
 
     def save() -> None:
-        by_row = np.array(fused, np.float32).reshape(len(fused), -1)
+        by_row = np.array(fused, np.float32) if fused else np.zeros((0, 0), np.float32)
         ids = np.array(product_ids, np.str_)
         write_kept(path, made_of, {"product_ids": ids, "fused": by_row, "done": np.array(done)})
 
