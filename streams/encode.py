@@ -5,9 +5,11 @@ it does so when it starts. While one batch is encoded, the pictures of the next 
 """
 
 import asyncio
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from encoders.picture_hash import sign_picture
 from encoders.product import EncodedProduct, ProductContent, ProductEncoder, product_content
 from streams.broker import Outgoing
 from streams.events import (
@@ -114,6 +116,7 @@ class EncodeRole(Role[Event]):
             text=None if product.text is None else pack_vector(product.text),
             fused=None if product.fused is None else pack_vector(product.fused),
             missing=_missing(product, picture),
+            picture_signature=_signature(picture),
         )
         headers = (("content-revision", b"%d" % request.content_revision),)
         return Outgoing(self._vectors_topic, request.product_id.encode(), vectors.model_dump_json().encode(), headers)
@@ -145,6 +148,10 @@ def _content(request: EncodeRequest, picture: Picture | PictureMissing | None) -
         description=request.description,
         picture=picture.array if isinstance(picture, Picture) else None,
     )
+
+
+def _signature(picture: Picture | PictureMissing | None) -> str | None:
+    return b64encode(sign_picture(picture.array)).decode() if isinstance(picture, Picture) else None
 
 
 def _missing(product: EncodedProduct, picture: Picture | PictureMissing | None) -> list[Missing]:

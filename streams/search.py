@@ -12,6 +12,7 @@ from base64 import b64decode
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
+from functools import partial
 from threading import Lock
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from encoders.product import ProductEncoder  # imports torch when it is called, not before
 from store.vectors import PriceRange, VectorStore
 from streams.events import Availability, ShortText
+from streams.listed_twice import ListedTwice
 from streams.picture_decoding import PictureMissing, decode
 from streams.settings import Settings
 
@@ -73,6 +75,7 @@ class Search:
         self,
         settings: Settings,
         vectors: VectorStore,
+        listed_twice: ListedTwice,
         load: Callable[[], ProductEncoder] | None = None,
         *,
         loaded_within_s: float = LOADED_WITHIN_S,
@@ -81,6 +84,7 @@ class Search:
         UnknownSource and UnknownDevice. None: by the settings."""
         self._settings = settings
         self._vectors = vectors
+        self._listed_twice = listed_twice
         self._load = load or self._load_by_settings
         self._loaded_within_s = loaded_within_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="search")
@@ -88,8 +92,8 @@ class Search:
         self._lock = Lock()
 
     def find(self, query: WordsQuery) -> dict[str, Any]:
-        """The products nearest to the query among those that meet all its conditions, best first; the score is the
-        cosine.
+        """The products nearest to the query among those that meet all its conditions, best first, what is listed twice
+        once; the score is the cosine.
 
         Raises BadQuery, StillLoading, StoreUnavailable, and what ended the loading of the model.
         """
@@ -101,16 +105,17 @@ class Search:
         vector = encoding.result().get(asked.by)
         if vector is None:
             raise BadQuery("the query has no word that the encoder knows: use others")
-        hits = self._vectors.nearest(
+        nearest = partial(
+            self._vectors.nearest,
             asked.by,
             vector,
-            asked.limit,
             listable_only=not asked.all,
             brand=asked.brand,
             category=asked.category,
             availability=asked.availability,
             price=price,
         )
+        hits = self._listed_twice.fill_page(nearest, asked.limit)
         items = [
             {
                 "product_id": hit.product_id,

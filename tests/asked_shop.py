@@ -18,6 +18,7 @@ from store.vectors import OfferPoint, VectorPoint, VectorStore, open_vectors
 from streams.api import Api
 from streams.broker import Broker, BrokerUnavailable
 from streams.health import Backlog
+from streams.listed_twice import ListedTwice
 from streams.look_alikes import LookAlikes
 from streams.ports import free_port
 from streams.replicas import ReplicaEnded
@@ -65,7 +66,8 @@ class AskedShop:
         self.board = StatusBoard(Broker(self.settings), "worker-status")
         self.replicas = replicas
         self.backlogs: dict[str, Backlog] = {}  # as the broker tells them
-        self.search = Search(self.settings, self.vectors, load)
+        self.listed_twice = ListedTwice(self.shelf, keeps_one=True)
+        self.search = Search(self.settings, self.vectors, self.listed_twice, load)
         self.api = Api(
             self.settings,
             users=self.users,
@@ -75,6 +77,7 @@ class AskedShop:
             neighbours=self.shelf.neighbours,
             look_alikes=LookAlikes(self.shelf, self.users, self.vectors, self.settings).of,
             search=self.search,
+            listed_twice=self.listed_twice,
             board=self.board,
             replicas=replicas,
             backlogs=lambda: self.backlogs,

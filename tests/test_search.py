@@ -286,7 +286,7 @@ def test_while_the_model_loads_the_answer_is_to_come_again_and_then_it_is_found(
         assert go_on.wait(20)
         return encoder
 
-    search = Search(shop.settings, shop.vectors, load, loaded_within_s=0.01)
+    search = Search(shop.settings, shop.vectors, shop.listed_twice, load, loaded_within_s=0.01)
     assert not begun.is_set(), "nothing is loaded before somebody searches"
     for _ in range(2):
         with pytest.raises(StillLoading, match="is being loaded for the first search: try again in some seconds"):
@@ -337,7 +337,7 @@ def test_a_loading_that_failed_is_tried_again(encoder: ProductEncoder, shop: Ask
             raise outcome
         return outcome
 
-    search = Search(shop.settings, shop.vectors, load)
+    search = Search(shop.settings, shop.vectors, shop.listed_twice, load)
     with pytest.raises(BadQuery, match="the query is empty"):
         search.find(SearchQuery())
     assert len(outcomes) == 3, "an empty query loads nothing"
@@ -355,7 +355,7 @@ def test_the_api_imports_no_torch_before_the_first_search() -> None:
 
 
 def test_the_settings_name_the_encoder(shop: AskedShop, encoder: ProductEncoder) -> None:
-    search = Search(Settings(home=shop.settings.home, device="cpu"), shop.vectors)
+    search = Search(Settings(home=shop.settings.home, device="cpu"), shop.vectors, shop.listed_twice)
     assert search.find(WordsQuery(q="tea", limit=1))["encoder"] == encoder.fingerprint
     search.close()
 
