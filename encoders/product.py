@@ -60,18 +60,19 @@ class UnknownDevice(ValueError):
 class ProductEncoder:
     """Owns both models. One thread at a time may use it."""
 
-    def __init__(self, version: Version, device: str = "auto", threads: int = 1) -> None:
-        """Loads the models; never touches the network.
+    def __init__(
+        self, version: Version, device: str = "auto", threads: int = 1, *, pickled_weights: bool = False
+    ) -> None:
+        """Loads the models; touches the network only for a hub: source that is not in its cache.
 
-        device   "auto" (cuda where there is one), "cpu", "cuda", "cuda:1", ...
-        threads  of torch on a CPU, for the whole process
+        device           "auto" (cuda where there is one), "cpu", "cuda", "cuda:1", ...
+        threads          of torch on a CPU, for the whole process
+        pickled_weights  as in find_weights
 
         Raises UnknownSource if a source's weights cannot be had, UnknownDevice.
         """
-        image_weights, text_weights = (
-            find_weights(version.image_source, "image"),
-            find_weights(version.text_source, "text"),
-        )
+        image_weights = find_weights(version.image_source, "image", pickled_weights=pickled_weights)
+        text_weights = find_weights(version.text_source, "text", pickled_weights=pickled_weights)
         self.device = device = use_device(device, threads)
         self.version = version
         self.fingerprint = version.fingerprint
