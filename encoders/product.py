@@ -101,6 +101,27 @@ class ProductEncoder:
             for image, text, vector in zip(images, texts, fused, strict=True)
         ]
 
+    def encode_query(
+        self, words: str = "", picture: Pixels | None = None, words_weight: float = 1.0, image_weight: float = 1.0
+    ) -> dict[str, Vector]:
+        """What is asked for, in each space where it can be had: by "text" the words, by "image" the picture, by
+        "fused" the sum, by weight, of what a product of the words alone and one of the picture alone would be.
+
+        So a fused cosine with both is, up to a factor, the weighted sum of those with each. A weight is >= 0, no
+        unit; what has weight 0 is not asked for. Empty if nothing is.
+        """
+        asked = [(ProductContent(words), words_weight), (ProductContent("", picture), image_weight)]
+        encoded = self.encode([content for content, weight in asked if weight > 0])
+        vectors: dict[str, Vector] = {}
+        mixed = np.zeros(self.widths["fused"], np.float32)
+        for product, weight in zip(encoded, (weight for _, weight in asked if weight > 0), strict=True):
+            for name in ("image", "text"):
+                if (vector := getattr(product, name)) is not None:
+                    vectors[name] = vector
+            if product.fused is not None:
+                mixed += np.float32(weight) * product.fused
+        return {**vectors, "fused": unit_rows(mixed[None, :])[0]} if vectors else {}
+
     def _images(self, batch: Sequence[ProductContent]) -> list[Vector | None]:
         """Of several pictures the one vector that they have together."""
         vectors = self._image.encode([picture for product in batch for picture in product.pictures])  # (P, V)
