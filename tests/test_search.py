@@ -68,7 +68,7 @@ def shop(encoder: ProductEncoder, tmp_path_factory: pytest.TempPathFactory) -> I
     """A shop of five products whose api runs."""
     shop = AskedShop(tmp_path_factory.mktemp("search") / "home", ReplicasAtHand(), lambda: encoder)
     shop.vectors.ensure(encoder.fingerprint, encoder.widths)
-    contents = [ProductContent(p["title"], p["colour"] and plain(p["colour"])) for p in PRODUCTS.values()]
+    contents = [ProductContent(p["title"], (plain(p["colour"]),) if p["colour"] else ()) for p in PRODUCTS.values()]
     for (product_id, fields), encoded in zip(PRODUCTS.items(), encoder.encode(contents), strict=True):
         offer = {
             "title": fields["title"],
