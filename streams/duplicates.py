@@ -4,13 +4,15 @@ Of a product without vectors nothing is known of its picture, so it has no dupli
 count: what differs in nothing that a shopper sees in a list is one thing to her.
 """
 
-from typing import NamedTuple
+from base64 import b64decode
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoders.next_click import Rows, longer
-from encoders.picture_hash import is_same_picture
+from encoders.picture_hash import SIGNATURE_BYTES, is_same_picture
 from streams.titles import Words, keys_of, same_title, words_of
 
 ALONE = -1
@@ -209,6 +211,14 @@ class Duplicates:
 def _same_words(one: Listing, other: Listing) -> bool:
     brands = {one.brand, other.brand} - {""}
     return len(brands) < 2 and same_title(one.words, other.words)
+
+
+def picture_of(record: Mapping[str, Any]) -> bytes | None:
+    """What a record of product-vectors says for put_picture. It does not depend on the version of the encoders."""
+    if packed := record.get("picture_signature"):
+        signature = b64decode(packed, validate=True)
+        return signature if len(signature) == SIGNATURE_BYTES else None
+    return NO_PICTURE if "image" in record and record["image"] is None else None  # older records have no signature
 
 
 def kept_once(groups: NDArray[np.int64], among: Rows, listed: Rows = NO_ROWS) -> NDArray[np.bool_]:

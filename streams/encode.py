@@ -11,23 +11,23 @@ from typing import Any
 
 from encoders.picture_hash import sign_picture
 from encoders.product import EncodedProduct, ProductContent, ProductEncoder, product_content
+from encoders.version import Version
 from streams.broker import Outgoing
 from streams.events import (
     BadEvent,
     EncodeRequest,
-    Gone,
     Missing,
     ProductVectors,
     pack_vector,
 )
-from streams.parsing import parse, parse_gone
+from streams.parsing import Gone, parse, parse_gone
 from streams.pictures import Picture, PictureLoader, PictureMissing
 from streams.role import Delivery, Message, Outcome, Role
 from streams.settings import Settings
 from streams.topics import TopicNames
 
 Event = EncodeRequest | Gone
-Pictures = Mapping[str, Picture | PictureMissing | None]
+Pictures = Mapping[str, tuple[Picture, ...] | PictureMissing | None]
 """By product id; None: the product links to no picture."""
 
 NO_LINKS = "the product has no image_links: add one"
@@ -54,10 +54,10 @@ class EncodeRole(Role[Event]):
         settings = self._settings
         self._encoder = await asyncio.to_thread(
             ProductEncoder,
-            settings.image_encoder,
-            settings.text_encoder,
+            Version(settings.image_encoder, settings.text_encoder),
             settings.device,
             settings.encode_threads,
+            pickled_weights=settings.pickled_weights,
         )
         self._loader = PictureLoader(
             pictures_root=settings.pictures_root,
@@ -65,6 +65,7 @@ class EncodeRole(Role[Event]):
             picture_max_bytes=settings.picture_max_bytes,
             picture_max_pixels=settings.picture_max_pixels,
             picture_timeout_s=settings.picture_timeout_s,
+            pictures_per_product=settings.pictures_per_product,
         )
 
     async def stop(self) -> None:
@@ -92,7 +93,7 @@ class EncodeRole(Role[Event]):
         publish = [self._gone(event) for event in events if isinstance(event, Gone)]
         for request, product in zip(requests, encoded, strict=True):
             publish.append(self._vectors(request, product, prepared[request.product_id]))
-        self._pictures_missing += sum(isinstance(picture, PictureMissing) for picture in prepared.values())
+        self._pictures_missing += sum(isinstance(pictures, PictureMissing) for pictures in prepared.values())
         return Outcome(publish)
 
     def details(self) -> dict[str, float | int | str]:
@@ -106,7 +107,7 @@ class EncodeRole(Role[Event]):
         except (ValueError, ArithmeticError) as error:
             raise BadEvent(f"the encoder cannot take this product ({error}): change its words or picture") from error
 
-    def _vectors(self, request: EncodeRequest, product: EncodedProduct, picture: Any) -> Outgoing:
+    def _vectors(self, request: EncodeRequest, product: EncodedProduct, pictures: Any) -> Outgoing:
         assert self._encoder is not None
         vectors = ProductVectors(
             product_id=request.product_id,
@@ -115,8 +116,8 @@ class EncodeRole(Role[Event]):
             image=None if product.image is None else pack_vector(product.image),
             text=None if product.text is None else pack_vector(product.text),
             fused=None if product.fused is None else pack_vector(product.fused),
-            missing=_missing(product, picture),
-            picture_signature=_signature(picture),
+            missing=_missing(product, pictures),
+            picture_signature=_signature(pictures),
         )
         headers = (("content-revision", b"%d" % request.content_revision),)
         return Outgoing(self._vectors_topic, request.product_id.encode(), vectors.model_dump_json().encode(), headers)
@@ -139,27 +140,29 @@ def _revision(event: Event) -> int:
     return event.revision if isinstance(event, Gone) else event.content_revision
 
 
-def _content(request: EncodeRequest, picture: Picture | PictureMissing | None) -> ProductContent:
+def _content(request: EncodeRequest, pictures: tuple[Picture, ...] | PictureMissing | None) -> ProductContent:
     return product_content(
         title=request.title,
         brand=request.brand,
         category=request.category,
         attributes=request.attributes,
         description=request.description,
-        picture=picture.array if isinstance(picture, Picture) else None,
+        price_band=request.price_band,
+        pictures=[picture.array for picture in pictures] if isinstance(pictures, tuple) else (),
     )
 
 
-def _signature(picture: Picture | PictureMissing | None) -> str | None:
-    return b64encode(sign_picture(picture.array)).decode() if isinstance(picture, Picture) else None
+def _signature(pictures: tuple[Picture, ...] | PictureMissing | None) -> str | None:
+    """Of the first picture: a shop shows it where it shows one."""
+    return b64encode(sign_picture(pictures[0].array)).decode() if isinstance(pictures, tuple) else None
 
 
-def _missing(product: EncodedProduct, picture: Picture | PictureMissing | None) -> list[Missing]:
+def _missing(product: EncodedProduct, pictures: tuple[Picture, ...] | PictureMissing | None) -> list[Missing]:
     """Why a modality has no vector."""
     missing = []
-    if isinstance(picture, PictureMissing):
-        missing.append(Missing(modality="image", reason=picture.reason, retry=picture.retry))
-    elif picture is None:
+    if isinstance(pictures, PictureMissing):
+        missing.append(Missing(modality="image", reason=pictures.reason, retry=pictures.retry))
+    elif pictures is None:
         missing.append(Missing(modality="image", reason=NO_LINKS, retry=False))
     if product.text is None:
         missing.append(Missing(modality="text", reason=NO_WORDS, retry=False))

@@ -7,19 +7,17 @@ writer can turn a row back. `lock` is held while rows change and while a ranking
 
 import threading
 import time
-from base64 import b64decode
 from collections import OrderedDict
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from encoders.next_click import ABSENT, Weights, longer
-from encoders.picture_hash import SIGNATURE_BYTES
 from store.vectors import UnknownProduct
 from streams.broker import Headers
-from streams.duplicates import NO_PICTURE, Duplicates
+from streams.duplicates import Duplicates, picture_of
 from streams.events import unpack_vector
 from streams.notices import Notices
 from streams.shelf_stage import ShelfStage
@@ -114,7 +112,7 @@ class Shelf:
         if record["content_revision"] < self._vector_revision[row]:
             return
         self._vector_revision[row] = record["content_revision"]
-        self.duplicates.put_picture(row, _picture_of(record))
+        self.duplicates.put_picture(row, picture_of(record))
         if record["fused"] is not None and not self.has_vector[row]:
             self.newcomers.add(row)
         self.has_vector[row] = record["fused"] is not None
@@ -274,14 +272,6 @@ class Shelf:
             setattr(self, name, longer(getattr(self, name), rows))
         self.stage.grow(rows)
         self.duplicates.grow(rows)
-
-
-def _picture_of(record: dict[str, Any]) -> bytes | None:
-    """The signature; None if the record was written before there were any."""
-    if packed := record.get("picture_signature"):
-        signature = b64decode(packed, validate=True)
-        return signature if len(signature) == SIGNATURE_BYTES else None
-    return NO_PICTURE if "image" in record and record["image"] is None else None
 
 
 def _widened(matrix: NDArray[np.float32], rows: int, width: int) -> NDArray[np.float32]:

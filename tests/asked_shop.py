@@ -56,7 +56,9 @@ class ReplicasAtHand:
 class AskedShop:
     """Three products and a user, in real stores, behind an Api."""
 
-    def __init__(self, home: Path, replicas: ReplicasAtHand, load: Callable[[], ProductEncoder] | None = None) -> None:
+    def __init__(
+        self, home: Path, replicas: ReplicasAtHand, load: Callable[[str], ProductEncoder] | None = None
+    ) -> None:
         """load makes the encoder of searches."""
         self.settings = Settings(home=home, api_port=free_port())
         self.products = ProductStore(open_database(None, home, "products"))
