@@ -181,7 +181,7 @@ def test_a_picture_has_the_same_vector_alone_and_in_a_batch_and_a_grid_of_places
     encoder, pictures = ImageEncoder(weights), drawn(9)
     together = encoder.encode(pictures)
     assert together.shape == (9, weights.width)
-    assert together[0] @ together[1] < 0.999
+    assert np.abs(together[0] - together[1]).max() > 1e-3  # they differ, so the next line can fail
     assert together == pytest.approx(np.concatenate([encoder.encode([each]) for each in pictures]), abs=1e-5)
     grid = {"resnet": (2, 2), "efficientnet": (2, 2)}.get(kind, (4, 4))
     with torch.inference_mode():
