@@ -110,17 +110,27 @@ class ProductEncoder:
         So a fused cosine with both is, up to a factor, the weighted sum of those with each. A weight is >= 0, no
         unit; what has weight 0 is not asked for. Empty if nothing is.
         """
-        asked = [(ProductContent(words), words_weight), (ProductContent("", picture), image_weight)]
-        encoded = self.encode([content for content, weight in asked if weight > 0])
-        vectors: dict[str, Vector] = {}
-        mixed = np.zeros(self.widths["fused"], np.float32)
-        for product, weight in zip(encoded, (weight for _, weight in asked if weight > 0), strict=True):
-            for name in ("image", "text"):
-                if (vector := getattr(product, name)) is not None:
-                    vectors[name] = vector
-            if product.fused is not None:
-                mixed += np.float32(weight) * product.fused
-        return {**vectors, "fused": unit_rows(mixed[None, :])[0]} if vectors else {}
+        text = self._text.encode([words])[0] if words_weight > 0 else None
+        image = self._image.encode([picture])[0] if picture is not None and image_weight > 0 else None
+        asked = {"text": (text, words_weight), "image": (image, image_weight)}
+        vectors = {name: vector for name, (vector, _) in asked.items() if vector is not None}
+        if not vectors:
+            return {}
+        fused = np.stack([self._fuse_query(**{name: vector}) for name, vector in vectors.items()])
+        weights = np.array([asked[name][1] for name in vectors], np.float32)
+        return {**vectors, "fused": unit_rows(weights[None] @ fused)[0]}
+
+    def _fuse_query(self, *, image: Vector | None = None, text: Vector | None = None) -> Vector:
+        """(D,) of a picture or of words without a product: nothing else is known."""
+        images, texts = _rows([image], self.widths["image"]), _rows([text], self.widths["text"])
+        facts = encode_facts([()])
+        if isinstance(self._fusion, Fusion):
+            fused = self._fusion.fuse(Modalities(images, texts, facts))
+        else:  # what is said of products besides, on average
+            details = np.zeros_like(texts) if text is None else self._fusion.details[None]
+            fused = self._fusion.fuse(images, Words(texts, texts, details), facts)
+        vector: Vector = fused[0]
+        return vector
 
     def _images(self, batch: Sequence[ProductContent]) -> list[Vector | None]:
         """Of several pictures the one vector that they have together."""

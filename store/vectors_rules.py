@@ -208,6 +208,7 @@ def seen_as_look_alike(namespace: str, *, epoch: int, exclude: Collection[str]) 
 
 LISTABLE = Where(equal={"offer.state": "listable"})
 FUSED = Where(has_vector="fused")
+ANSWERED = Where(equal=LISTABLE.equal, present="content_revision")
 
 
 def retrievable(points: Collection[str]) -> Where:

@@ -14,12 +14,11 @@ from streams.broker import Outgoing
 from streams.events import (
     BadEvent,
     EncodeRequest,
-    Gone,
     Missing,
     ProductVectors,
     pack_vector,
 )
-from streams.parsing import parse, parse_gone
+from streams.parsing import Gone, parse, parse_gone
 from streams.pictures import Picture, PictureLoader, PictureMissing
 from streams.role import Delivery, Message, Outcome, Role
 from streams.settings import Settings

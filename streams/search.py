@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from encoders.product import ProductEncoder  # imports torch when it is called, not before
+from encoders.version import Version
 from store.vectors import PriceRange, VectorStore
 from streams.events import Availability, ShortText
 from streams.picture_decoding import PictureMissing, decode
@@ -197,4 +198,5 @@ class Search:
 
     def _load_by_settings(self) -> ProductEncoder:
         s = self._settings
-        return ProductEncoder(s.image_encoder, s.text_encoder, s.device, s.encode_threads)
+        version = Version(s.image_encoder, s.text_encoder)
+        return ProductEncoder(version, s.device, s.encode_threads, pickled_weights=s.pickled_weights)

@@ -23,6 +23,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from encoders.product import ProductContent, ProductEncoder, UnknownDevice
+from encoders.version import Version
 from encoders.weights import UnknownSource
 from store.vectors import OfferPoint, VectorPoint
 from streams.cli import app
@@ -59,7 +60,7 @@ def packed(content: bytes) -> str:
 
 @pytest.fixture(scope="module")
 def encoder() -> ProductEncoder:
-    return ProductEncoder(IMAGE, TEXT, device="cpu", threads=1)
+    return ProductEncoder(Version(IMAGE, TEXT), device="cpu", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def shop(encoder: ProductEncoder, tmp_path_factory: pytest.TempPathFactory) -> I
     """A shop of five products whose api runs."""
     shop = AskedShop(tmp_path_factory.mktemp("search") / "home", ReplicasAtHand(), lambda: encoder)
     shop.vectors.ensure(encoder.fingerprint, encoder.widths)
-    contents = [ProductContent(p["title"], p["colour"] and plain(p["colour"])) for p in PRODUCTS.values()]
+    contents = [ProductContent(p["title"], (plain(p["colour"]),) if p["colour"] else ()) for p in PRODUCTS.values()]
     for (product_id, fields), encoded in zip(PRODUCTS.items(), encoder.encode(contents), strict=True):
         offer = {
             "title": fields["title"],
@@ -116,7 +117,7 @@ def found(response: httpx.Response) -> list[str]:
 
 
 def test_a_query_of_one_kind_is_a_product_of_that_kind(encoder: ProductEncoder) -> None:
-    words, picture = encoder.encode([ProductContent("red dress"), ProductContent("", plain(RED))])
+    words, picture = encoder.encode([ProductContent("red dress"), ProductContent("", (plain(RED),))])
     for query, product, name in (
         (encoder.encode_query("red dress"), words, "text"),
         (encoder.encode_query("", plain(RED)), picture, "image"),

@@ -69,7 +69,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def store(made: Store) -> Store:
     """A store with an empty collection, which its tests leave in place: to make one takes most of a second."""
-    made._apply([rules.DeletePoints(rules.Where(present="product_id"))])
+    made._apply([rules.DeletePoints(rules.Where(present="product_id"))], made._written(None))
     assert made.count()["points"] == 0
     return made
 
@@ -205,7 +205,7 @@ def test_a_search_can_keep_to_an_availability(store: Store) -> None:
 def test_a_filtered_page_is_full_wherever_so_many_products_meet_every_condition(
     store: Store, shop: list[Any], wanted: Any, limit: int
 ) -> None:
-    store._apply([rules.DeletePoints(rules.Where(present="product_id"))])
+    store._apply([rules.DeletePoints(rules.Where(present="product_id"))], store._written(None))
     listable_only, brand, availability, span = wanted
     expected = []
     for at, (state, of_brand, stock, price) in enumerate(shop):
@@ -358,7 +358,7 @@ def test_a_stale_write_that_stops_half_way_and_goes_on_after_a_newer_one_changes
     newer = rules.vector_writes([vectors("p", 2, fused=[0, 1])], WIDTHS.keys(), store._namespace)
     newer += rules.offer_writes([offer("p", 2, title="new")], store._namespace)[1:]
     assert len(stale) == 5
-    store._apply([*stale[:before], *newer, *stale[before:]])
+    store._apply([*stale[:before], *newer, *stale[before:]], store._written(None))
     assert stored_vectors(store, "p") == {"fused": [0, 1]}
     assert title(store, "p") == "new"
 

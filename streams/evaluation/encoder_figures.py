@@ -74,12 +74,11 @@ def figures(labelled: Labelled, features: Features, heads: Alignment, parts: Spl
     """All that is measured, by name; NaN where the folder has no such label."""
     facts = facts_of(labelled.products)
     untrained, by_score = _untrained(features, facts)
-    fitted = fit_fusion(features.image[parts.taught], Words(*(part[parts.taught] for part in features.said)), heads)
-    aligned = {
-        "image_aligned": heads.pictures(features.image),
-        "words_aligned": heads.words(features.words),
-        "fused_fitted": fitted.fuse(features.image, features.said, facts),
-    }
+    aligned = {"image_aligned": heads.pictures(features.image), "words_aligned": heads.words(features.words)}
+    with suppress(CannotReduce):
+        said = Words(*(part[parts.taught] for part in features.said))
+        fitted = fit_fusion(features.image[parts.taught], said, heads)
+        aligned["fused_fitted"] = fitted.fuse(features.image, features.said, facts)
     found: Figures = {"products": len(labelled.products), "skipped": labelled.skipped, "taught": len(parts.taught)}
     found |= recalls(heads, features, parts)
     for label, labels in (("type", labelled.types), ("colour", labelled.colours)):
