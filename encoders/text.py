@@ -1,7 +1,7 @@
 """Words to vectors: a BERT-like network, mean-pooled, of unit length; and the words of a product."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from encoders.bert import Bert
 from encoders.fusion import unit_rows
 from encoders.weights import TEXT_RECIPE, TextRecipe, Weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Vectors = NDArray[np.float32]
 
@@ -42,6 +45,13 @@ def product_text(
     return ProductText(_sentences(headline), _sentences([*details, description]))
 
 
+class Tokens(NamedTuple):
+    """The word pieces of a text, its marks of beginning and end among them; what is too long is cut."""
+
+    states: Vectors  # (S, T); their mean over S is the pooled feature, not yet of unit length
+    spans: NDArray[np.int64]  # (S, 2) where a piece begins and ends in the text, in characters; equal for a mark
+
+
 class TextEncoder:
     """MiniLM and its like: BERT in safetensors beside its tokenizer. One thread at a time may use it."""
 
@@ -65,16 +75,31 @@ class TextEncoder:
         Raises FloatingPointError if a result is not finite.
         """
         pieces = [self._tokenizer.encode(text[: self._recipe.characters]).ids for text in texts]
-        order = sorted((i for i in range(len(texts)) if len(pieces[i]) > 2), key=lambda i: len(pieces[i]))
         vectors: list[Vectors | None] = [None] * len(texts)
-        for start in range(0, len(order), AT_ONCE):
-            together = order[start : start + AT_ONCE]
-            for i, vector in zip(together, unit_rows(self._pooled([pieces[i] for i in together])), strict=True):
+        for together in _of_like_length(pieces):
+            states, mask = self._states([pieces[i] for i in together])
+            pooled = ((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).cpu().numpy()  # (B, T)
+            for i, vector in zip(together, unit_rows(pooled), strict=True):
                 vectors[i] = vector
         return vectors
 
-    def _pooled(self, pieces: Sequence[Sequence[int]]) -> Vectors:
-        """B lists of word pieces to (B, T), padding left out."""
+    def tokens(self, texts: Sequence[str]) -> list[Tokens | None]:
+        """What the network says of each word piece, the same whatever else is in the batch; None where there is none.
+
+        128 pieces of 384 values are 200 kB a text.
+        """
+        read = [self._tokenizer.encode(text[: self._recipe.characters]) for text in texts]
+        pieces = [found.ids for found in read]
+        tokens: list[Tokens | None] = [None] * len(texts)
+        for together in _of_like_length(pieces):
+            states = self._states([pieces[i] for i in together])[0].cpu().numpy()  # (B, S, T)
+            for i, rows in zip(together, states, strict=True):
+                spans = np.array(read[i].offsets, np.int64)
+                tokens[i] = Tokens(rows[: len(spans)].copy(), spans)
+        return tokens
+
+    def _states(self, pieces: Sequence[Sequence[int]]) -> "tuple[Tensor, Tensor]":
+        """B lists of word pieces to (B, S, T) float32 and the mask (B, S), False on padding."""
         import torch
 
         longest = max(map(len, pieces))
@@ -82,9 +107,13 @@ class TextEncoder:
         lengths = torch.tensor([len(row) for row in pieces], device=self._device)[:, None]  # (B, 1)
         mask = torch.arange(longest, device=self._device)[None, :] < lengths  # (B, S)
         with torch.inference_mode(), torch.autocast(self._device.type, torch.float16, self._device.type == "cuda"):
-            states = self._network.states(ids, mask)  # (B, S, T)
-            pooled: Vectors = ((states.float() * mask[..., None]).sum(1) / lengths).cpu().numpy()  # (B, T)
-        return pooled
+            return self._network.states(ids, mask).float(), mask
+
+
+def _of_like_length(pieces: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The places of the texts that have words, a few at a time."""
+    order = sorted((i for i in range(len(pieces)) if len(pieces[i]) > 2), key=lambda i: len(pieces[i]))
+    return [order[start : start + AT_ONCE] for start in range(0, len(order), AT_ONCE)]
 
 
 def _sentences(parts: Sequence[str]) -> str:
