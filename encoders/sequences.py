@@ -120,12 +120,13 @@ def word_tokens(parts: Sequence[tuple[Vectors, float]]) -> TokenSet | None:
     return TokenSet(_scaled(states, shares @ states), shares)
 
 
-def padded(sets: Sequence[TokenSet | None], width: int) -> TokenSet:
-    """The sets as a batch, (B, S, W) and (B, S), S >= 1, filled up with tokens of share 0; None has no others.
+def padded(sets: Sequence[TokenSet | None], width: int, at_least: int = 1) -> TokenSet:
+    """The sets as a batch, (B, S, W) and (B, S), filled up with tokens of share 0; None has no others.
 
-    width  W
+    width     W
+    at_least  that S is, however short the sets are; the places of a grid where pictures may be missing
     """
-    longest = max((len(tokens.shares) for tokens in sets if tokens is not None), default=1)
+    longest = max(at_least, *(len(tokens.shares) for tokens in sets if tokens is not None), 0)
     states, shares = np.zeros((len(sets), longest, width), np.float32), np.zeros((len(sets), longest), np.float32)
     for row, tokens in enumerate(sets):
         if tokens is not None:
