@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from encoders.fusion import Fusion, unit_rows
 from encoders.image import ImageEncoder, Pixels
+from encoders.product_tokens import ProductTokens, product_tokens
 from encoders.text import TextEncoder, product_text
 from encoders.weights import TEXT_RECIPE, find_weights, fingerprint_of, widths_of
 
@@ -84,6 +85,10 @@ class ProductEncoder:
             EncodedProduct(image, text, vector if image is not None or text is not None else None)
             for image, text, vector in zip(images, texts, fused, strict=True)
         ]
+
+    def tokens(self, batch: Sequence[ProductContent]) -> list[ProductTokens]:
+        """The word pieces and the places of the picture of each product. Raises as encode."""
+        return product_tokens(self._image, self._text, batch)
 
     def _images(self, batch: Sequence[ProductContent]) -> list[Vector | None]:
         vectors = iter(self._image.encode([product.picture for product in batch if product.picture is not None]))

@@ -210,6 +210,29 @@ def test_weights_are_shares_of_what_is_there_and_a_batch_equals_singles(
         assert np.allclose(found.text[row, :pieces], alone.text[0, :pieces], atol=1e-4)
 
 
+def test_contributions_are_the_ones_worked_by_hand() -> None:
+    """Tokens (2, 0) and (0, 1) of the weights a and b: of the squared length of their sum they make 4 aa and bb."""
+    text = TokenSet(np.array([[[2, 0, 0, 0, 0], [0, 1, 0, 0, 0]]], np.float32), np.array([[0.25, 0.75]], np.float32))
+    none = batch(None, width=6)
+    found = fusion().fuse(none, text)
+    image_parts, text_parts = fusion().contributions(none, text, found)
+    along = (found.text[0] * [2, 1]) ** 2
+    assert text_parts[0] == pytest.approx(along / along.sum(), abs=1e-6)
+    assert not image_parts.any()
+
+
+@given(seed=st.integers(0, 10_000))
+def test_contributions_of_a_product_add_up_to_one_and_a_token_that_points_away_is_below_zero(seed: int) -> None:
+    image, text = padded([some(seed, 4, 6), None, None], 6), padded([some(seed + 1, 3, 5), some(seed, 2, 5), None], 5)
+    found = fusion().fuse(image, text)
+    parts = fusion().contributions(image, text, found)
+    assert parts[0].sum(axis=1) + parts[1].sum(axis=1) == pytest.approx([1, 1, 0], abs=1e-5)
+    states = np.array([[[3, 0, 0, 0, 0], [-1, 0, 0, 0, 0]]], np.float32)
+    against = TokenSet(states, np.array([[0.5, 0.5]], np.float32))
+    none = padded([None], 6)
+    assert fusion().contributions(none, against, fusion().fuse(none, against))[1][0, 1] < 0
+
+
 def test_what_stands_in_padding_changes_nothing() -> None:
     text = padded([some(1, 2, 5), some(2, 5, 5)], 5)
     image = padded([some(3, 4, 6), None], 6)

@@ -1,0 +1,301 @@
+"""`freshet explain`: parts worked by hand, real encoders on drawn pictures, then the command and what goes wrong."""
+
+import importlib.util
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from encoders.fusion import SCORES
+from encoders.product import ProductContent, ProductEncoder, product_content
+from store.database import open_database
+from store.products import ProductStore
+from store.records import ProductRow
+from streams.catalog_rows import unknown, updated
+from streams.cli import app
+from streams.drawings import draw_product
+from streams.events import BadEvent, ProductUpsert
+from streams.explain import (
+    NothingToExplain,
+    Word,
+    covered,
+    explain,
+    load_encoder,
+    rank_correlation,
+    without_word,
+)
+from streams.explained_product import NoSuchProduct, fields_from_catalog, fields_from_shop
+from streams.explanation_drawing import draw_explanation
+from streams.parsing import parse
+from streams.settings import Settings
+
+Freshet = Callable[..., Any]
+LAMP = {
+    "op": "upsert",
+    "product_id": "lamp",
+    "title": "Brass teapots lamp",
+    "brand": "Nord",
+    "category": ["Lamps"],
+    "image_links": ["lamp.png"],
+}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> ProductEncoder:
+    return load_encoder(Settings(home=tmp_path_factory.mktemp("home"), device="cpu"))
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A folder with a catalogue of three lines and one picture."""
+    draw_product("table lamp", "yellow", "plain").save(tmp_path / "lamp.png")
+    lines = [LAMP, {**LAMP, "product_id": "no-picture", "image_links": ["nowhere.png"]}]
+    lines.append({"op": "patch", "product_id": "lamp", "title": "Old lamp"})
+    (tmp_path / "catalog.jsonl").write_bytes(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    return tmp_path
+
+
+@pytest.fixture
+def freshet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Freshet:
+    """Runs `freshet explain` in this process, with no FRESHET_ variables but those given."""
+    for name in [name for name in os.environ if name.startswith("FRESHET_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, **variables: str) -> Any:
+        return CliRunner().invoke(app, ["explain", *arguments], env={"FRESHET_DEVICE": "cpu", **variables})
+
+    return run
+
+
+def in_a_corner(*, below: bool, right: bool) -> np.ndarray:
+    """A red jumper of a third of the picture's side."""
+    picture = np.full((224, 224, 3), 240, np.uint8)
+    top, left = (150 if there else 10 for there in (below, right))
+    picture[top : top + 64, left : left + 64] = np.asarray(draw_product("jumper", "red", "plain").resize((64, 64)))
+    return picture
+
+
+# --- by hand -----------------------------------------------------------------------------------------------------
+
+
+def test_the_rank_correlation_is_the_one_worked_by_hand() -> None:
+    assert rank_correlation([1, 2, 3, 4], [10, 30, 20, 40]) == pytest.approx(0.8)  # 1 - 6 * 2 / (4 * 15)
+    assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert rank_correlation([0, 0, 1], [5, 6, 7]) == pytest.approx(math.sqrt(3) / 2)  # ranks 1.5, 1.5, 3
+    assert math.isnan(rank_correlation([1, 1], [1, 2]))
+    assert math.isnan(rank_correlation([1], [1]))
+
+
+def test_a_covered_place_has_the_colour_of_the_border_and_no_other_place_changes() -> None:
+    picture = np.full((70, 140, 3), 200, np.uint8)
+    picture[10:60, 20:120] = 10
+    without = covered(picture, (3, 2), (7, 7))
+    assert (without[30:40, 40:60] == 200).all()
+    without[30:40, 40:60] = picture[30:40, 40:60]
+    assert np.array_equal(without, picture)
+    tiny = covered(picture[:3, :3].copy(), (6, 6), (7, 7))  # fewer pixels than places
+    assert tiny.shape == (3, 3, 3)
+
+
+def test_a_product_lacks_the_one_word_at_its_place() -> None:
+    content = ProductContent("red lamp red", None, "red. old")
+    assert without_word(content, Word("red", False, 9, 12, 0.1, 0.1)).text == "red lamp "
+    assert without_word(content, Word("red", True, 0, 4, 0.1, 0.1)) == ProductContent("red lamp red", None, " old")
+
+
+# --- real encoders -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("below", "right"), [(True, False), (False, True)])
+def test_the_vector_moves_most_without_the_corner_where_the_object_is(
+    encoder: ProductEncoder, below: bool, right: bool
+) -> None:
+    content = ProductContent("Red woollen jumper for cold days", in_a_corner(below=below, right=right))
+    found = explain(content, encoder, check=True)
+    assert found.place_moves is not None
+    assert found.places.shape == found.place_moves.shape == (7, 7)
+    for values in (found.place_moves, found.place_contributions):
+        row, column = np.unravel_index(values.argmax(), values.shape)
+        assert (row > 3) == below
+        assert (column > 3) == right
+    empty = found.place_moves[:3, 4:] if below else found.place_moves[4:, :3]
+    assert not empty.round(6).any()  # there is nothing to cover
+    quarter = found.place_contributions[4:, :3] if below else found.place_contributions[:3, 4:]
+    assert quarter.sum() > 1.5 * found.place_contributions.sum() * 9 / 49
+    agreement = found.agreement["image"]
+    assert agreement["contribution"] > 0.4 > agreement["weight"]  # places of the background are short, not light
+    assert 0.9 < found.cosine <= 1.00001
+
+
+def test_word_pieces_are_joined_and_the_heaviest_details_weigh_less_than_the_headline(encoder: ProductEncoder) -> None:
+    content = product_content(title="Brass teapots, lamp", brand="Nord", category=["Home", "Lamps"])
+    found = explain(content, encoder, check=True)
+    told = [(word.text, word.is_detail) for word in found.words]
+    assert told == [
+        *(("Brass", False), ("teapots", False), ("lamp", False), ("Lamps", False)),
+        *(("Home", True), ("brand", True), ("Nord", True)),
+    ]
+    weights = {True: 0.0, False: 0.0}
+    for word in found.words:
+        weights[word.is_detail] += word.weight
+        text = content.details if word.is_detail else content.text
+        assert text[word.begin : word.end].startswith(word.text)
+        assert word.move is not None
+        assert word.move > 0
+    assert sum(word.contribution for word in found.words) == pytest.approx(1.0, abs=1e-5)
+    assert weights[True] < 0.2 < 0.8 < weights[False]
+    assert found.weights == {"image": 0.0, "text": pytest.approx(1.0, abs=1e-5)}
+    assert found.place_moves is None
+
+
+@pytest.mark.parametrize("score", [score for score in SCORES if score != "learned"])
+def test_whatever_the_score_all_weights_add_up_to_one(encoder: ProductEncoder, score: Any) -> None:
+    content = product_content(title="Red jumper", picture=in_a_corner(below=True, right=True))
+    found = explain(content, encoder, score=score)
+    for sides in (found.weights, found.contributions):
+        assert sum(sides.values()) == pytest.approx(1.0, abs=1e-5)
+        assert min(sides.values()) > 0.2
+    assert all(word.move is None for word in found.words)
+    assert all(math.isnan(value) for side in found.agreement.values() for value in side.values())
+
+
+def test_a_picture_alone_is_explained_by_its_places(encoder: ProductEncoder) -> None:
+    found = explain(ProductContent(" ", in_a_corner(below=True, right=True)), encoder)
+    assert found.words == []
+    assert found.weights == {"image": pytest.approx(1.0, abs=1e-5), "text": 0}
+
+
+def test_without_its_only_word_nothing_is_left(encoder: ProductEncoder) -> None:
+    found = explain(ProductContent("lamp"), encoder, check=True)
+    assert [word.move for word in found.words] == [1.0]
+    with pytest.raises(NothingToExplain, match="neither words nor a picture"):
+        explain(ProductContent(""), encoder)
+
+
+def test_a_long_text_is_explained_as_far_as_it_is_read(encoder: ProductEncoder) -> None:
+    found = explain(ProductContent("lamp " * 300), encoder)
+    assert len(found.words) == 126  # 128 word pieces, with the two marks
+    assert sum(word.weight for word in found.words) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_drawing_is_a_png_and_a_word_is_no_formula(encoder: ProductEncoder, tmp_path: Path) -> None:
+    content = product_content(title="$x^2 lamp$ " + "l" * 60, picture=in_a_corner(below=True, right=True))
+    widths = []
+    for check, what in ((False, content), (True, content), (True, ProductContent("lamp")), (False, content)):
+        path = tmp_path / "deep" / "lamp.png"
+        draw_explanation(explain(what, encoder, check=check), "A lamp for $5 and $6", path)
+        with Image.open(path) as image:
+            widths.append(image.size[0])
+            assert image.format == "PNG"
+    assert widths[2] < widths[0] == widths[3] < widths[1]  # no map, weights, weights and moves
+
+
+# --- where the product is ----------------------------------------------------------------------------------------
+
+
+def test_a_products_line_is_folded_with_what_follows(shop: Path) -> None:
+    fields = fields_from_catalog("lamp", shop / "catalog.jsonl")
+    assert (fields["title"], fields["brand"], fields["image_links"]) == ("Old lamp", "Nord", ["lamp.png"])
+    with (shop / "catalog.jsonl").open("a") as file:
+        file.write('\n{"op": "delete", "product_id": "lamp"}\n')
+    with pytest.raises(NoSuchProduct, match="has no product 'lamp': name another, or another file"):
+        fields_from_catalog("lamp", shop / "catalog.jsonl")
+
+
+@pytest.mark.parametrize("line", ['{"op": "upsert", "product_id": "lamp"}', "no JSON", '{"product_id": "lamp"}'])
+def test_a_line_that_is_no_product_is_named(shop: Path, line: str) -> None:
+    with (shop / "catalog.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(BadEvent, match=r"catalog\.jsonl, line 4: "):
+        fields_from_catalog("lamp", shop / "catalog.jsonl")
+
+
+def write_row(home: Path, row: ProductRow) -> None:
+    engine = open_database(None, home, "products", "")
+    ProductStore(engine).write([row])
+    engine.dispose()
+
+
+def test_a_product_of_the_shop_is_read_from_its_database(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, device="cpu")
+    with pytest.raises(NoSuchProduct, match="there is no shop in"):
+        fields_from_shop("lamp", settings)
+    assert not (tmp_path / "products.db").exists()  # asking makes none
+    upsert = parse(ProductUpsert, json.dumps(LAMP).encode())
+    row = updated(unknown("lamp", 1.0), upsert, 1.0)
+    write_row(tmp_path, ProductRow(**{**as_dict(row), "revision": 1, "content_revision": 1}))
+    assert fields_from_shop("lamp", settings)["title"] == "Brass teapots lamp"
+    with pytest.raises(NoSuchProduct, match="'pan' is not in the shop: publish it"):
+        fields_from_shop("pan", settings)
+    write_row(tmp_path, ProductRow("lamp", {}, 2, "", 1, created_at=1.0, changed_at=2.0, deleted=True))
+    with pytest.raises(NoSuchProduct, match="'lamp' was deleted from the shop"):
+        fields_from_shop("lamp", settings)
+
+
+def as_dict(row: ProductRow) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in ProductRow.__dataclass_fields__}
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_tables_and_writes_a_heat_map(freshet: Freshet, shop: Path) -> None:
+    done = freshet("lamp", "--catalog", str(shop / "catalog.jsonl"), "--check", "--out", "lamp.png")
+    assert done.exit_code == 0, done.output
+    for part in (
+        "lamp: Old lamp",
+        "7 x 7 places",
+        "1 - cosine without",
+        "headline",
+        "rank correlation",
+        "the heat map is lamp.png",
+    ):
+        assert part in done.output
+    with Image.open(shop / "lamp.png") as image:
+        assert image.format == "PNG"
+
+
+def test_the_commands_json_holds_all_of_it_and_a_missing_picture_is_told(freshet: Freshet, shop: Path) -> None:
+    arguments = ("--catalog", str(shop / "catalog.jsonl"), "--json", "--score", "dot")
+    made = json.loads(freshet("lamp", *arguments).stdout)
+    assert made["score"] == "dot"
+    for part, plural in (("weight", "weights"), ("contribution", "contributions")):
+        assert np.array(made["places"][plural]).shape == (7, 7)
+        assert np.sum(made["places"][plural]) == pytest.approx(made["modalities"]["image"][part])
+        assert sum(word[part] for word in made["words"]) == pytest.approx(made["modalities"]["text"][part])
+    unknown_yet = {"weight": None, "contribution": None}
+    assert (made["places"]["moves"], made["rank_correlation"]) == (None, {"image": unknown_yet, "text": unknown_yet})
+    without = freshet("no-picture", *arguments)
+    assert "without its picture: 'nowhere.png' is not below pictures_root" in without.stderr
+    assert json.loads(without.stdout)["modalities"]["image"] == {"weight": 0, "contribution": 0}
+
+
+def test_the_command_says_what_is_wrong_before_it_loads_anything(
+    freshet: Freshet, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = ("--catalog", str(shop / "catalog.jsonl"))
+    assert "has no product 'pan'" in freshet("pan", *catalog).stderr
+    assert "there is no shop in" in freshet("lamp", FRESHET_HOME=str(shop / "home")).stderr
+    assert freshet("lamp", "--catalog", "nowhere.jsonl").exit_code == 1
+    wrong = freshet("lamp", *catalog, "--out", "lamp.jpg")
+    assert (wrong.exit_code, "the heat map is a PNG, name it so" in wrong.output) == (2, True)
+    known = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else known(name))
+    absent = freshet("lamp", *catalog, "--out", "lamp.png")
+    assert (absent.exit_code, "pip install 'freshet[evaluate]'" in absent.stderr) == (1, True)
+
+
+def test_the_command_offers_every_score_that_needs_no_teaching() -> None:
+    from streams import cli_explain
+
+    offered = get_args(get_args(cli_explain.explain.__annotations__["score"])[0])
+    assert offered == tuple(score for score in SCORES if score != "learned")
