@@ -116,8 +116,9 @@ class CrossModalEncoder(nn.Module):
                 parts = [torch.from_numpy(array[i : i + AT_ONCE]).float().to(device) for array in (*image, *text)]
                 passes.append([part.cpu().numpy() for part in self(*parts)])
         if not passes:
-            return Attended(np.zeros((0, self.shape.width), np.float32), image.shares, text.shares)
-        found = Attended(*(np.concatenate(parts) for parts in zip(*passes, strict=True)))
+            return Attended(np.zeros((0, self.shape.width), np.float32), image.shares, text.shares, text.shares[:, :0])
+        vectors, places, pieces = (np.concatenate(parts) for parts in zip(*passes, strict=True))
+        found = Attended(vectors, places, pieces, pieces[:, :0])
         if not np.isfinite(found.vectors).all():
             raise FloatingPointError("a fused vector is not finite: are the parameters whole and the tokens sound?")
         return found

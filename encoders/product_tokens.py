@@ -1,13 +1,15 @@
-"""A product's picture and words as the tokens that fusion over sequences attends to, and where each stands."""
+"""A product's pictures, words and facts as the tokens that fusion over sequences attends to, and where each stands."""
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.attributes import Fact
 from encoders.image import ImageEncoder
-from encoders.sequences import TokenSet, region_tokens, word_tokens
+from encoders.sequences import TokenSet, fact_tokens, part_tokens, region_tokens
 from encoders.text import TextEncoder, Tokens
 from encoders.weights import TEXT_RECIPE
 
@@ -26,12 +28,14 @@ class Piece(NamedTuple):
 
 
 class ProductTokens(NamedTuple):
-    """Tokens of both modalities; None where one is missing."""
+    """Tokens of each modality; None where one is missing."""
 
-    image: TokenSet | None  # the places row by row
-    grid: tuple[int, int]  # rows and columns of the places
+    image: TokenSet | None  # the places of the first picture row by row, then those of the second
+    grid: tuple[int, int, int]  # pictures, rows and columns of the places
     text: TokenSet | None
     pieces: list[Piece]  # one for each token of the text
+    attributes: TokenSet | None
+    facts: list[Fact]  # one for each token of the attributes, each fact once
 
 
 def product_tokens(
@@ -39,24 +43,23 @@ def product_tokens(
 ) -> list[ProductTokens]:
     """The tokens of each product, in the batch's order, the same whatever else is in the batch.
 
-    Marks of beginning and end, which are no word of the product, are left out: with them the nearest product was of the
-    same kind less often (.814 for .819, 1,000 products). Raises BadPicture, and FloatingPointError.
+    Marks of beginning and end, which are no word of the product, are left out. Raises BadPicture, FloatingPointError.
     """
-    pictures = [product.picture for product in batch if product.picture is not None]
-    regions = image_encoder.regions(pictures)
+    regions = image_encoder.regions([picture for product in batch for picture in product.pictures])
     states = iter(regions.states)
     read = text_encoder.tokens([product.text for product in batch] + [product.details for product in batch])
     found = []
     for product, headline, details in zip(batch, read[: len(batch)], read[len(batch) :], strict=True):
-        image = None if product.picture is None else region_tokens(next(states), image_encoder.centre)
+        image = region_tokens(list(islice(states, len(product.pictures))), image_encoder.centre)
         parts, pieces = [], []
         for is_detail, tokens, weight in ((False, headline, 1.0), (True, details, TEXT_RECIPE.details_weight)):
             words, spans = _without_marks(tokens)
             if len(words):
                 parts.append((words, weight))
                 pieces += [Piece(is_detail, begin, end) for begin, end in spans.tolist()]
-        grid = (0, 0) if image is None else (regions.rows, regions.columns)
-        found.append(ProductTokens(image, grid, word_tokens(parts), pieces))
+        grid = (len(product.pictures), regions.rows, regions.columns)
+        facts = sorted(set(product.facts))
+        found.append(ProductTokens(image, grid, part_tokens(parts), pieces, fact_tokens(facts), facts))
     return found
 
 

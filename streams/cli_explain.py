@@ -12,11 +12,11 @@ from streams.cli_ask import Json, print_json, print_table
 from streams.terminal import Failure, read_settings
 
 if TYPE_CHECKING:
-    from streams.explain import Explanation, Floats, Word
+    from streams.explain import Explanation, Floats
 
 app = typer.Typer()
 
-WORDS_SHOWN = 20
+PARTS_SHOWN = 20
 
 
 @app.command(rich_help_panel="Ask")
@@ -27,15 +27,17 @@ def explain(
         typer.Option(help="JSON lines that have it, instead of the shop's database; paths of pictures lie beside it."),
     ] = None,
     score: Annotated[
-        Literal["cosine", "euclidean", "dot"], typer.Option(help="How a word or place is compared with the whole.")
+        Literal["cosine", "euclidean", "dot"],
+        typer.Option(help="How a word, fact or place is likened to the whole."),
     ] = "cosine",
     check: Annotated[
-        bool, typer.Option("--check", help="Encode it again without each word and place: does the vector move?")
+        bool,
+        typer.Option("--check", help="Encode it again without each word, fact and place: does the vector move?"),
     ] = False,
     out: Annotated[Path | None, typer.Option(help="A heat map to write, FILE.png.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell which words and which places of its picture the fused vector of a product rests on."""
+    """Tell which words and facts, and which places of its pictures, the fused vector of a product rests on."""
     if out is not None:
         _require_drawing(out)
     from streams.events import BadEvent
@@ -74,15 +76,15 @@ def as_object(product_id: str, explained: "Explanation") -> dict[str, Any]:
             name: {"weight": weight, "contribution": explained.contributions[name]}
             for name, weight in explained.weights.items()
         },
-        "words": [
+        "parts": [
             {
-                "word": word.text,
-                "part": _part(word),
-                "weight": word.weight,
-                "contribution": word.contribution,
-                "move": word.move,
+                "text": part.text,
+                "where": part.where,
+                "weight": part.weight,
+                "contribution": part.contribution,
+                "move": part.move,
             }
-            for word in explained.words
+            for part in explained.parts
         ],
         "places": {
             "weights": explained.places.tolist(),
@@ -90,8 +92,8 @@ def as_object(product_id: str, explained: "Explanation") -> dict[str, Any]:
             "moves": None if explained.place_moves is None else explained.place_moves.tolist(),
         },
         "rank_correlation": {
-            name: {part: None if value != value else value for part, value in found.items()}
-            for name, found in explained.agreement.items()
+            of: {name: None if value != value else value for name, value in found.items()}
+            for of, found in explained.agreement.items()
         },
         "cosine_to_serving": explained.cosine,
     }
@@ -99,46 +101,52 @@ def as_object(product_id: str, explained: "Explanation") -> dict[str, Any]:
 
 def _print(product_id: str, title: str, explained: "Explanation") -> None:
     typer.echo(f"{product_id}: {title}\n")
-    rows, columns = explained.places.shape
-    counts = {"image": f"{rows} x {columns} places", "text": f"{len(explained.words)} words"}
+    pictures, rows, columns = explained.places.shape
+    facts = sum(part.where == "facts" for part in explained.parts)
+    counts = {
+        "image": f"{pictures} x {rows} x {columns} places",
+        "text": f"{len(explained.parts) - facts} words",
+        "attributes": f"{facts} facts",
+    }
     modalities = [
         (f"{explained.contributions[name]:.1%}", f"{weight:.1%}", name, counts[name])
         for name, weight in explained.weights.items()
     ]
     print_table(("contribution", "weight", "modality", ""), modalities)
-    most = sorted(explained.words, key=lambda word: -word.contribution)[:WORDS_SHOWN]
-    if most:
-        checked = ("1 - cosine without",) if most[0].move is not None else ()
-        typer.echo()
-        words = [
-            (
-                *(f"{word.contribution:.1%}", f"{word.weight:.1%}"),
-                *([f"{word.move:.4f}"] if word.move is not None else []),
-                *(word.text, _part(word)),
-            )
-            for word in most
-        ]
-        print_table(("contribution", "weight", *checked, "word", "of the"), words)
-    if explained.picture is not None:
-        _print_grid("places of the picture, contribution in %:", 100 * explained.place_contributions)
-    if explained.place_moves is not None:
-        _print_grid("the same, 1 - cosine without the place, in thousandths:", 1_000 * explained.place_moves)
+    _print_parts(explained)
+    for number in range(pictures):
+        named = f" of picture {number + 1}" if pictures > 1 else " of the picture"
+        _print_grid(f"places{named}, contribution in %:", 100 * explained.place_contributions[number])
+        if explained.place_moves is not None:
+            _print_grid("1 - cosine without the place, in thousandths:", 1_000 * explained.place_moves[number])
     typer.echo()
-    for name, found in explained.agreement.items():
-        told = ", ".join(f"{part} {value:.2f}" for part, value in found.items() if value == value)
+    for of, found in explained.agreement.items():
+        told = ", ".join(f"{name} {value:.2f}" for name, value in found.items() if value == value)
         if told:
-            typer.echo(f"{name}: rank correlation of 1 - cosine with {told}")
-    typer.echo(f"the vector that these weights make has the cosine {explained.cosine:.3f} to the one that serves")
+            typer.echo(f"{of}: rank correlation of 1 - cosine with {told}")
+    if explained.cosine is None:
+        typer.echo("the fusion that serves was taught: weights and contributions are of attention before that")
+    else:
+        typer.echo(f"the vector that these weights make has the cosine {explained.cosine:.3f} to the one that serves")
+
+
+def _print_parts(explained: "Explanation") -> None:
+    most = sorted(explained.parts, key=lambda part: -part.contribution)[:PARTS_SHOWN]
+    if not most:
+        return
+    checked = ("1 - cosine without",) if most[0].move is not None else ()
+    rows = []
+    for part in most:
+        move = [] if part.move is None else [f"{part.move:.4f}"]
+        rows.append((f"{part.contribution:.1%}", f"{part.weight:.1%}", *move, part.text, part.where))
+    typer.echo()
+    print_table(("contribution", "weight", *checked, "word or fact", "of the"), rows)
 
 
 def _print_grid(title: str, values: "Floats") -> None:
     typer.echo(f"\n{title}")
     for row in values.tolist():
         typer.echo(" ".join(f"{value:5.1f}" for value in row))
-
-
-def _part(word: "Word") -> str:
-    return "details" if word.is_detail else "headline"
 
 
 def _require_drawing(out: Path) -> None:

@@ -1,16 +1,17 @@
-"""What the fused vector of a product rests on: which words, and which places of its picture.
+"""What the fused vector of a product rests on: which words and facts, and which places of its pictures.
 
-Three answers, side by side. The weights are those of attention over word pieces and places (encoders.sequences). What
-each contributes to the attended vector is its weight times its length along that vector. How far the vector that serves
-moves without a word or a place is measured, by encoding the product again without it: an honest check of the other two,
-because attention need not be an explanation (Jain, Wallace, NAACL 2019). A place is covered with the colour of the
-picture's border (occlusion: Zeiler, Fergus, ECCV 2014), as most product pictures have a plain one.
+Three answers, side by side. The weights are those of attention over places, word pieces and facts (encoders.sequences).
+What each contributes to the attended vector is its weight times its length along that vector. How far the vector that
+serves moves without a word, a fact or a place is measured, by encoding the product again without it: an honest check of
+the other two, because attention need not be an explanation (Jain, Wallace, NAACL 2019). A place is covered with the
+colour of the picture's border (occlusion: Zeiler, Fergus, ECCV 2014), as most product pictures have a plain one.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product as every
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,14 @@ from numpy.typing import NDArray
 from encoders.fusion import Score
 from encoders.image import Pixels
 from encoders.product import ProductContent, ProductEncoder
-from encoders.product_tokens import Piece
+from encoders.product_tokens import ProductTokens
 from encoders.sequences import SequenceFusion, padded
+from encoders.version import Version
+from encoders.weights import ATTRIBUTES_RECIPE
 from streams.settings import Settings
 
 Floats = NDArray[np.float32]
+Where = Literal["headline", "details", "facts"]
 WORD = re.compile(r"\S+")
 PUNCTUATION = ".,;:!?()[]\"'"
 AT_ONCE = 32  # products encoded together
@@ -33,13 +37,12 @@ class NothingToExplain(ValueError):
 
 
 @dataclass(frozen=True)
-class Word:
-    """A word of the product: what stands between two blanks."""
+class Part:
+    """A word, that is what stands between two blanks, or a fact."""
 
     text: str  # without punctuation around it
-    is_detail: bool  # in ProductContent.details, else in its text
-    begin: int  # characters
-    end: int
+    where: Where  # ProductContent.text, details or facts
+    span: tuple[int, int]  # where it begins and ends there: characters, or the place of the fact
     weight: float
     contribution: float
     move: float | None = None  # 1 - cosine of the fused vector without it and with it; None if not checked
@@ -47,53 +50,57 @@ class Word:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The weights of all words and places add up to 1, and so do their contributions."""
+    """The weights of all parts and places add up to 1, and so do their contributions."""
 
     encoder: str  # fingerprint
     score: Score
-    words: list[Word]  # in the order in which they are written, headline first
-    picture: Pixels | None
-    places: Floats  # (rows, columns) weights; (0, 0) without a picture
-    place_contributions: Floats  # (rows, columns)
-    place_moves: Floats | None  # (rows, columns) as Word.move; None if not checked
-    cosine: float  # of the vector that attention makes, to the one that serves
+    parts: list[Part]  # words in the order in which they are written, headline first, then facts
+    pictures: tuple[Pixels, ...]
+    places: Floats  # (pictures, rows, columns) weights
+    place_contributions: Floats  # the same
+    place_moves: Floats | None  # the same, as Part.move; None if not checked
+    cosine: float | None  # of the vector that attention makes to the one that serves; None if that fusion was taught
 
     @property
     def weights(self) -> dict[str, float]:
         """Of each modality."""
-        return {"image": float(self.places.sum()), "text": sum(word.weight for word in self.words)}
+        return {"image": float(self.places.sum()), **self._sums("weight")}
 
     @property
     def contributions(self) -> dict[str, float]:
         """Of each modality."""
-        return {
-            "image": float(self.place_contributions.sum()),
-            "text": sum(word.contribution for word in self.words),
-        }
+        return {"image": float(self.place_contributions.sum()), **self._sums("contribution")}
 
     @property
     def agreement(self) -> dict[str, dict[str, float]]:
-        """Rank correlation of weights and of contributions with moves, by modality; NaN if there is none."""
-        moves = [word.move for word in self.words if word.move is not None]
-        words = self.words[: len(moves)]
-        place_moves = [] if self.place_moves is None else self.place_moves.ravel().tolist()
-        return {
-            "image": {
-                "weight": rank_correlation(self.places.ravel().tolist()[: len(place_moves)], place_moves),
-                "contribution": rank_correlation(
-                    self.place_contributions.ravel().tolist()[: len(place_moves)], place_moves
-                ),
-            },
-            "text": {
-                "weight": rank_correlation([word.weight for word in words], moves),
-                "contribution": rank_correlation([word.contribution for word in words], moves),
-            },
+        """Rank correlation of weights and of contributions with moves, of places and of parts; NaN if there is none."""
+        is_checked = self.place_moves is not None
+        moves = {
+            "places": self.place_moves.ravel().tolist() if self.place_moves is not None else [],
+            "parts": [part.move for part in self.parts if part.move is not None],
         }
+        sides = {
+            "weight": {"places": self.places, "parts": [part.weight for part in self.parts]},
+            "contribution": {"places": self.place_contributions, "parts": [part.contribution for part in self.parts]},
+        }
+        return {
+            of: {
+                name: rank_correlation(np.ravel(side[of]).tolist(), moves[of]) if is_checked else float("nan")
+                for name, side in sides.items()
+            }
+            for of in moves
+        }
+
+    def _sums(self, name: Literal["weight", "contribution"]) -> dict[str, float]:
+        facts = [getattr(part, name) for part in self.parts if part.where == "facts"]
+        words = [getattr(part, name) for part in self.parts if part.where != "facts"]
+        return {"text": float(sum(words)), "attributes": float(sum(facts))}
 
 
 def load_encoder(settings: Settings) -> ProductEncoder:
     """The encoder that serves. Raises UnknownSource, UnknownDevice."""
-    return ProductEncoder(settings.image_encoder, settings.text_encoder, settings.device, settings.encode_threads)
+    version = Version(settings.image_encoder, settings.text_encoder)
+    return ProductEncoder(version, settings.device, settings.encode_threads)
 
 
 def explain(
@@ -101,49 +108,58 @@ def explain(
 ) -> Explanation:
     """What the product's fused vector rests on.
 
-    check  encode the product again without each word and each place: some seconds on a CPU
+    check  encode the product again without each part and each place: some seconds on a CPU
 
+    Of a version whose fusion was taught, weights and contributions are of attention before that; the check is of it.
     Raises NothingToExplain; BadPicture, FloatingPointError as the encoder does.
     """
     tokens, served = encoder.tokens([content])[0], encoder.encode([content])[0].fused
     if served is None:
         raise NothingToExplain("the product has neither words nor a picture, so it has no vector")
     fusion = SequenceFusion(encoder.widths, score=score)
-    image = padded([tokens.image], encoder.widths["image"], tokens.grid[0] * tokens.grid[1])
-    text = padded([tokens.text], encoder.widths["text"], len(tokens.pieces))
-    found = fusion.fuse(image, text)
-    place_contributions, piece_contributions = fusion.contributions(image, text, found)
-    words = _words(content, tokens.pieces, found.text[0], piece_contributions[0])
-    places, place_contributions = (
-        values[0, : tokens.grid[0] * tokens.grid[1]].reshape(tokens.grid)
-        for values in (found.image, place_contributions)
-    )
+    widths = (encoder.widths["image"], encoder.widths["text"], ATTRIBUTES_RECIPE.width)
+    sets = [
+        padded([of], width) for of, width in zip((tokens.image, tokens.text, tokens.attributes), widths, strict=True)
+    ]
+    found = fusion.fuse(*sets)
+    contributions = fusion.contributions(*sets, found)
+    parts = _words(content, tokens, found.text[0], contributions[1][0])
+    parts += _facts(content, tokens, found.attributes[0], contributions[2][0])
+    count = int(np.prod(tokens.grid))
+    places, place_contributions = (of[0, :count].reshape(tokens.grid) for of in (found.image, contributions[0]))
     place_moves = None
     if check:
-        without = [without_word(content, word) for word in words]
-        if content.picture is not None:
-            without += [
-                replace(content, picture=covered(content.picture, place, tokens.grid))
-                for place in every(*map(range, tokens.grid))
-            ]
+        without = [without_part(content, part) for part in parts]
+        without += [without_place(content, place, tokens.grid) for place in every(*map(range, tokens.grid))]
         moves = _moves(encoder, served, without)
-        words = [replace(word, move=move) for word, move in zip(words, moves, strict=False)]
-        if content.picture is not None:
-            place_moves = np.array(moves[len(words) :], np.float32).reshape(tokens.grid)
-    cosine = float(found.vectors[0] @ served)
+        parts = [replace(part, move=move) for part, move in zip(parts, moves, strict=False)]
+        place_moves = np.array(moves[len(parts) :], np.float32).reshape(tokens.grid)
+    cosine = float(found.vectors[0] @ served) if encoder.version.taught_fusion() is None else None
     return Explanation(
-        encoder.fingerprint, score, words, content.picture, places, place_contributions, place_moves, cosine
+        encoder.fingerprint, score, parts, content.pictures, places, place_contributions, place_moves, cosine
     )
 
 
-def without_word(content: ProductContent, word: Word) -> ProductContent:
-    """The product with one word less."""
-    text = content.details if word.is_detail else content.text
-    left = text[: word.begin] + text[word.end :]
-    return replace(content, details=left) if word.is_detail else replace(content, text=left)
+def without_part(content: ProductContent, part: Part) -> ProductContent:
+    """The product with one word or fact less; a word of the title is gone from the title too."""
+    begin, end = part.span
+    if part.where == "facts":
+        return replace(content, facts=tuple(fact for fact in content.facts if fact != content.facts[begin]))
+    if part.where == "details":
+        return replace(content, details=content.details[:begin] + content.details[end:])
+    title = " ".join(content.title.split())  # the headline begins with it
+    title = title[:begin] + title[end:]
+    return replace(content, text=content.text[:begin] + content.text[end:], title=title)
 
 
-def covered(picture: Pixels, place: tuple[int, int], grid: tuple[int, int]) -> Pixels:
+def without_place(content: ProductContent, place: tuple[int, ...], grid: tuple[int, int, int]) -> ProductContent:
+    """The product with one place of one of its pictures covered."""
+    pictures = list(content.pictures)
+    pictures[place[0]] = covered(pictures[place[0]], place[1:], grid[1:])
+    return replace(content, pictures=tuple(pictures))
+
+
+def covered(picture: Pixels, place: tuple[int, ...], grid: tuple[int, ...]) -> Pixels:
     """The picture (H, W, 3) with one place of the grid in the median colour of its border."""
     border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
     (top, bottom), (left, right) = (
@@ -166,19 +182,28 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def _words(content: ProductContent, pieces: Sequence[Piece], weights: Floats, contributions: Floats) -> list[Word]:
-    """The words that the pieces belong to, each with what its pieces weigh and contribute together."""
+def _words(content: ProductContent, tokens: ProductTokens, weights: Floats, contributions: Floats) -> list[Part]:
+    """The words that the word pieces belong to, each with what its pieces weigh and contribute together."""
     words = []
-    for is_detail, text in ((False, content.text), (True, content.details)):
-        own = [(number, piece) for number, piece in enumerate(pieces) if piece.is_detail == is_detail]
+    sources: tuple[tuple[Where, str], ...] = (("headline", content.text), ("details", content.details))
+    for where, text in sources:
+        own = [(n, piece) for n, piece in enumerate(tokens.pieces) if piece.is_detail == (where == "details")]
         for match in WORD.finditer(text):
             begin, end = match.span()
-            inside = [number for number, piece in own if begin < piece.end and piece.begin < end]
+            inside = [n for n, piece in own if begin < piece.end and piece.begin < end]
             if inside:  # else it was cut, or is no word to the tokenizer
                 shown = match[0].strip(PUNCTUATION) or match[0]
-                weight, contribution = float(weights[inside].sum()), float(contributions[inside].sum())
-                words.append(Word(shown, is_detail, begin, end, weight, contribution))
+                sums = (float(of[inside].sum()) for of in (weights, contributions))
+                words.append(Part(shown, where, match.span(), *sums))
     return words
+
+
+def _facts(content: ProductContent, tokens: ProductTokens, weights: Floats, contributions: Floats) -> list[Part]:
+    facts = []
+    for fact, weight, contribution in zip(tokens.facts, weights.tolist(), contributions.tolist(), strict=False):
+        place = content.facts.index(fact)
+        facts.append(Part(fact.name, "facts", (place, place + 1), weight, contribution))
+    return facts
 
 
 def _moves(encoder: ProductEncoder, served: Floats, contents: Sequence[ProductContent]) -> list[float]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from encoders.attributes import price_band
 from encoders.product import ProductContent, product_content
 from store.database import open_database
 from store.products import ProductStore
@@ -61,29 +62,33 @@ def fields_from_catalog(product_id: str, catalog: Path) -> dict[str, Any]:
 def content_of(
     fields: dict[str, Any], settings: Settings, pictures_root: Path | None
 ) -> tuple[ProductContent, PictureMissing | None]:
-    """What an encoder reads of the product, and why it has no picture, where one is linked to.
+    """What an encoder reads of the product, and why it has no picture, where it links to some.
 
     pictures_root  of links that are paths, where the settings name none
     """
-    loaded = asyncio.run(_picture(fields["image_links"], settings, settings.pictures_root or pictures_root))
+    loaded = asyncio.run(_pictures(fields["image_links"], settings, settings.pictures_root or pictures_root))
     content = product_content(
         title=fields["title"],
         brand=fields["brand"],
         category=fields["category"],
         attributes=fields["attributes"],
         description=fields["description"],
-        picture=loaded.array if isinstance(loaded, Picture) else None,
+        price_band=price_band(fields["price"]["amount"] if fields.get("price") else None),
+        pictures=[picture.array for picture in loaded] if isinstance(loaded, tuple) else (),
     )
     return content, loaded if isinstance(loaded, PictureMissing) else None
 
 
-async def _picture(links: list[str], settings: Settings, root: Path | None) -> Picture | PictureMissing | None:
+async def _pictures(
+    links: list[str], settings: Settings, root: Path | None
+) -> tuple[Picture, ...] | PictureMissing | None:
     loader = PictureLoader(
         pictures_root=root,
         pictures_allow_private=settings.pictures_allow_private,
         picture_max_bytes=settings.picture_max_bytes,
         picture_max_pixels=settings.picture_max_pixels,
         picture_timeout_s=settings.picture_timeout_s,
+        pictures_per_product=settings.pictures_per_product,
     )
     async with loader:
         return (await loader.load_pictures([links]))[0]

@@ -15,7 +15,7 @@ from encoders.cross_modal_training import (
     train_cross_modal,
 )
 from encoders.retrieval import recall_at, unit_or_zero
-from encoders.sequences import TokenSet, padded, region_tokens
+from encoders.sequences import TokenSet, padded, part_tokens
 from encoders.weights import FUSION_RECIPE
 
 V, T, PLACES = 10, 8, 4
@@ -38,8 +38,8 @@ def shop(count: int, seed: int = 0) -> tuple[TokenSet, TokenSet]:
     for fact in facts:
         regions = fact @ to_picture + 0.3 * chance.normal(size=(PLACES, V))
         pieces = fact @ to_words + 0.3 * chance.normal(size=(chance.integers(2, 6), T))
-        pictures.append(region_tokens(regions.astype(np.float32), np.zeros(V, np.float32)))
-        texts.append(region_tokens(pieces.astype(np.float32), np.zeros(T, np.float32)))
+        pictures.append(part_tokens([(regions.astype(np.float32), 1.0)]))
+        texts.append(part_tokens([(pieces.astype(np.float32), 1.0)]))
     return padded(pictures, V), padded(texts, T, 5)
 
 

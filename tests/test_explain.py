@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from encoders.attributes import product_facts
 from encoders.fusion import SCORES
 from encoders.product import ProductContent, ProductEncoder, product_content
 from store.database import open_database
@@ -24,12 +26,12 @@ from streams.drawings import draw_product
 from streams.events import BadEvent, ProductUpsert
 from streams.explain import (
     NothingToExplain,
-    Word,
+    Part,
     covered,
     explain,
     load_encoder,
     rank_correlation,
-    without_word,
+    without_part,
 )
 from streams.explained_product import NoSuchProduct, fields_from_catalog, fields_from_shop
 from streams.explanation_drawing import draw_explanation
@@ -106,10 +108,17 @@ def test_a_covered_place_has_the_colour_of_the_border_and_no_other_place_changes
     assert tiny.shape == (3, 3, 3)
 
 
-def test_a_product_lacks_the_one_word_at_its_place() -> None:
-    content = ProductContent("red lamp red", None, "red. old")
-    assert without_word(content, Word("red", False, 9, 12, 0.1, 0.1)).text == "red lamp "
-    assert without_word(content, Word("red", True, 0, 4, 0.1, 0.1)) == ProductContent("red lamp red", None, " old")
+def test_a_product_lacks_the_one_word_or_fact_at_its_place() -> None:
+    facts = product_facts(brand="Nord", attributes={"colour": "red"})
+    content = ProductContent("red lamp red. Lamps", (), "red. old", "red  lamp red", facts)
+    expected = {
+        ("headline", (9, 13)): replace(content, text="red lamp  Lamps", title="red lamp "),
+        ("headline", (14, 19)): replace(content, text="red lamp red. ", title="red lamp red"),
+        ("details", (0, 4)): replace(content, details=" old"),
+        ("facts", (1, 2)): replace(content, facts=facts[:1]),
+    }
+    for (where, span), without in expected.items():
+        assert without_part(content, Part("", where, span, 0.1, 0.1)) == without  # type: ignore[arg-type]
 
 
 # --- real encoders -----------------------------------------------------------------------------------------------
@@ -119,76 +128,85 @@ def test_a_product_lacks_the_one_word_at_its_place() -> None:
 def test_the_vector_moves_most_without_the_corner_where_the_object_is(
     encoder: ProductEncoder, below: bool, right: bool
 ) -> None:
-    content = ProductContent("Red woollen jumper for cold days", in_a_corner(below=below, right=right))
+    content = ProductContent("Red woollen jumper for cold days", (in_a_corner(below=below, right=right),))
     found = explain(content, encoder, check=True)
     assert found.place_moves is not None
-    assert found.places.shape == found.place_moves.shape == (7, 7)
-    for values in (found.place_moves, found.place_contributions):
+    assert found.places.shape == found.place_moves.shape == (1, 7, 7)
+    place_moves, contributions = found.place_moves[0], found.place_contributions[0]
+    for values in (place_moves, contributions):
         row, column = np.unravel_index(values.argmax(), values.shape)
         assert (row > 3) == below
         assert (column > 3) == right
-    empty = found.place_moves[:3, 4:] if below else found.place_moves[4:, :3]
+    empty = place_moves[:3, 4:] if below else place_moves[4:, :3]
     assert not empty.round(6).any()  # there is nothing to cover
-    quarter = found.place_contributions[4:, :3] if below else found.place_contributions[:3, 4:]
-    assert quarter.sum() > 1.5 * found.place_contributions.sum() * 9 / 49
-    agreement = found.agreement["image"]
+    quarter = contributions[4:, :3] if below else contributions[:3, 4:]
+    assert quarter.sum() > 1.5 * contributions.sum() * 9 / 49
+    agreement = found.agreement["places"]
     assert agreement["contribution"] > 0.4 > agreement["weight"]  # places of the background are short, not light
+    assert found.cosine is not None
     assert 0.9 < found.cosine <= 1.00001
 
 
-def test_word_pieces_are_joined_and_the_heaviest_details_weigh_less_than_the_headline(encoder: ProductEncoder) -> None:
+def test_word_pieces_are_joined_and_details_weigh_less_than_the_headline(encoder: ProductEncoder) -> None:
     content = product_content(title="Brass teapots, lamp", brand="Nord", category=["Home", "Lamps"])
     found = explain(content, encoder, check=True)
-    told = [(word.text, word.is_detail) for word in found.words]
+    told = [(part.text, part.where) for part in found.parts]
     assert told == [
-        *(("Brass", False), ("teapots", False), ("lamp", False), ("Lamps", False)),
-        *(("Home", True), ("brand", True), ("Nord", True)),
+        *((word, "headline") for word in ("Brass", "teapots", "lamp", "Lamps")),
+        *((word, "details") for word in ("Home", "brand", "Nord")),
+        *((fact, "facts") for fact in ("brand: Nord", "category: Home", "category: Home > Lamps")),
     ]
-    weights = {True: 0.0, False: 0.0}
-    for word in found.words:
-        weights[word.is_detail] += word.weight
-        text = content.details if word.is_detail else content.text
-        assert text[word.begin : word.end].startswith(word.text)
-        assert word.move is not None
-        assert word.move > 0
-    assert sum(word.contribution for word in found.words) == pytest.approx(1.0, abs=1e-5)
-    assert weights[True] < 0.2 < 0.8 < weights[False]
-    assert found.weights == {"image": 0.0, "text": pytest.approx(1.0, abs=1e-5)}
-    assert found.place_moves is None
+    weights: dict[str, float] = {}
+    for part in found.parts:
+        weights[part.where] = weights.get(part.where, 0.0) + part.weight
+        source = {"headline": content.text, "details": content.details}.get(part.where, part.text)
+        assert source[slice(*part.span) if part.where != "facts" else slice(None)].startswith(part.text)
+        assert part.move is not None
+        assert part.move > 0
+    assert weights["details"] < 0.2 < weights["facts"] < weights["headline"]
+    assert found.weights["image"] == 0
+    assert sum(part.contribution for part in found.parts) == pytest.approx(1.0, abs=1e-5)
+    assert found.place_moves is not None
+    assert found.place_moves.size == 0
 
 
 @pytest.mark.parametrize("score", [score for score in SCORES if score != "learned"])
 def test_whatever_the_score_all_weights_add_up_to_one(encoder: ProductEncoder, score: Any) -> None:
-    content = product_content(title="Red jumper", picture=in_a_corner(below=True, right=True))
+    content = product_content(title="Red jumper", brand="Nord", pictures=[in_a_corner(below=True, right=True)])
     found = explain(content, encoder, score=score)
     for sides in (found.weights, found.contributions):
         assert sum(sides.values()) == pytest.approx(1.0, abs=1e-5)
-        assert min(sides.values()) > 0.2
-    assert all(word.move is None for word in found.words)
+        assert min(sides.values()) > 0.1
+    assert all(part.move is None for part in found.parts)
     assert all(math.isnan(value) for side in found.agreement.values() for value in side.values())
 
 
-def test_a_picture_alone_is_explained_by_its_places(encoder: ProductEncoder) -> None:
-    found = explain(ProductContent(" ", in_a_corner(below=True, right=True)), encoder)
-    assert found.words == []
-    assert found.weights == {"image": pytest.approx(1.0, abs=1e-5), "text": 0}
+def test_pictures_alone_are_explained_by_their_places(encoder: ProductEncoder) -> None:
+    corners = (in_a_corner(below=True, right=True), in_a_corner(below=False, right=False)[:200])
+    found = explain(ProductContent(" ", corners), encoder, check=True)
+    assert found.parts == []
+    assert found.weights == {"image": pytest.approx(1.0, abs=1e-5), "text": 0, "attributes": 0}
+    assert found.places.shape == (2, 7, 7)
+    assert found.place_moves is not None
+    first, second = (np.unravel_index(moves.argmax(), moves.shape) for moves in found.place_moves)
+    assert min(first) > 3 > max(second)
 
 
 def test_without_its_only_word_nothing_is_left(encoder: ProductEncoder) -> None:
     found = explain(ProductContent("lamp"), encoder, check=True)
-    assert [word.move for word in found.words] == [1.0]
+    assert [part.move for part in found.parts] == [1.0]
     with pytest.raises(NothingToExplain, match="neither words nor a picture"):
         explain(ProductContent(""), encoder)
 
 
 def test_a_long_text_is_explained_as_far_as_it_is_read(encoder: ProductEncoder) -> None:
     found = explain(ProductContent("lamp " * 300), encoder)
-    assert len(found.words) == 126  # 128 word pieces, with the two marks
-    assert sum(word.weight for word in found.words) == pytest.approx(1.0, abs=1e-5)
+    assert len(found.parts) == 126  # 128 word pieces, with the two marks
+    assert sum(part.weight for part in found.parts) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_the_drawing_is_a_png_and_a_word_is_no_formula(encoder: ProductEncoder, tmp_path: Path) -> None:
-    content = product_content(title="$x^2 lamp$ " + "l" * 60, picture=in_a_corner(below=True, right=True))
+    content = product_content(title="$x^2 lamp$ " + "l" * 60, pictures=[in_a_corner(below=True, right=True)])
     widths = []
     for check, what in ((False, content), (True, content), (True, ProductContent("lamp")), (False, content)):
         path = tmp_path / "deep" / "lamp.png"
@@ -269,11 +287,12 @@ def test_the_commands_json_holds_all_of_it_and_a_missing_picture_is_told(freshet
     made = json.loads(freshet("lamp", *arguments).stdout)
     assert made["score"] == "dot"
     for part, plural in (("weight", "weights"), ("contribution", "contributions")):
-        assert np.array(made["places"][plural]).shape == (7, 7)
+        assert np.array(made["places"][plural]).shape == (1, 7, 7)
         assert np.sum(made["places"][plural]) == pytest.approx(made["modalities"]["image"][part])
-        assert sum(word[part] for word in made["words"]) == pytest.approx(made["modalities"]["text"][part])
+        words = sum(each[part] for each in made["parts"] if each["where"] != "facts")
+        assert words == pytest.approx(made["modalities"]["text"][part])
     unknown_yet = {"weight": None, "contribution": None}
-    assert (made["places"]["moves"], made["rank_correlation"]) == (None, {"image": unknown_yet, "text": unknown_yet})
+    assert (made["places"]["moves"], made["rank_correlation"]) == (None, {"places": unknown_yet, "parts": unknown_yet})
     without = freshet("no-picture", *arguments)
     assert "without its picture: 'nowhere.png' is not below pictures_root" in without.stderr
     assert json.loads(without.stdout)["modalities"]["image"] == {"weight": 0, "contribution": 0}

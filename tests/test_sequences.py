@@ -7,16 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from encoders.fusion import SCORES, Fusion, Score, unit_rows
+from encoders.attributes import encode_facts, product_facts
+from encoders.fusion import SCORES, Fusion, Modalities, Score, attend, unit_rows
 from encoders.image import BadPicture, ImageEncoder
-from encoders.sequences import SequenceFusion, TokenSet, padded, region_tokens, word_tokens
+from encoders.sequences import SequenceFusion, TokenSet, fact_tokens, padded, part_tokens, region_tokens
 from encoders.text import TextEncoder
 from encoders.weights import FusionRecipe, find_weights
 from streams.drawings import draw_product
 
 WIDTHS = {"image": 6, "text": 5}
-RECIPE = FusionRecipe(width=9, image_importance=0.5, text_importance=1.0, seed=3)
-MATRIX = np.random.default_rng(5).normal(size=(9, 9)).astype(np.float32)
+ATTRIBUTES = 3  # A
+RECIPE = FusionRecipe(
+    image_width=4, text_width=5, image_importance=0.5, text_importance=1.0, attributes_importance=0.7, seed=3
+)
+MATRIX = np.random.default_rng(5).normal(size=(12, 12)).astype(np.float32)
 CHANCE = np.random.default_rng(8)
 
 
@@ -38,14 +42,17 @@ def drawn(seed: int, height: int = 60, width: int = 40) -> np.ndarray:
 
 
 def fusion(score: Score = "cosine", recipe: FusionRecipe = RECIPE) -> SequenceFusion:
-    return SequenceFusion(WIDTHS, recipe, score=score, matrix=MATRIX if score == "learned" else None)
+    matrix = MATRIX if score == "learned" else None
+    return SequenceFusion(WIDTHS, recipe, attributes=ATTRIBUTES, score=score, matrix=matrix)
 
 
 def some(seed: int, tokens: int, width: int) -> TokenSet:
     """A picture's or text's tokens, around something that they have in common."""
     chance = np.random.default_rng(seed)
     states = chance.normal(size=width) + 0.5 * chance.normal(size=(tokens, width))
-    return region_tokens(states.astype(np.float32), np.zeros(width, np.float32))
+    found = part_tokens([(states.astype(np.float32), 1.0)])
+    assert found is not None
+    return found
 
 
 def batch(*sets: TokenSet | None, width: int) -> TokenSet:
@@ -121,25 +128,46 @@ def test_tokens_of_a_batch_are_those_of_singles_and_blank_texts_have_none(words:
 
 def test_the_shares_of_a_headline_and_details_are_those_of_the_recipe() -> None:
     headline, details = np.array([[3, 0], [5, 0]], np.float32), np.array([[0, 2.0]], np.float32)
-    found = word_tokens([(headline, 1.0), (details, 0.25)])
+    found = part_tokens([(headline, 1.0), (details, 0.25)])
     assert found is not None
     assert found.shares == pytest.approx([0.4, 0.4, 0.2])
     pooled = found.shares @ found.states
     assert pooled == pytest.approx(np.array([4, 1]) / np.sqrt(17), abs=1e-6)  # unit((1, 0) + .25 (0, 1))
-    assert word_tokens([]) is None
+    assert part_tokens([]) is None
 
 
 def test_regions_are_centred_and_share_equally() -> None:
-    found = region_tokens(np.array([[1, 1], [5, 1]], np.float32), np.array([1, 1], np.float32))
+    found = region_tokens([np.array([[1, 1], [5, 1]], np.float32)], np.array([1, 1], np.float32))
+    assert found is not None
     assert found.shares.tolist() == [0.5, 0.5]
     assert found.states.tolist() == [[0, 0], [2, 0]]  # pooled (2, 0), of length 1 after the division
+    assert region_tokens([], np.zeros(2, np.float32)) is None
+
+
+def test_several_pictures_are_pooled_as_their_vectors_are() -> None:
+    pictures = [CHANCE.normal(size=(4, 6)).astype(np.float32) + 1 for _ in range(3)]
+    centre = CHANCE.normal(size=6).astype(np.float32)
+    found = region_tokens(pictures, centre)
+    assert found is not None
+    expected = attend(unit_rows(np.stack([regions.mean(axis=0) - centre for regions in pictures])))
+    assert found.shares @ found.states == pytest.approx(expected, abs=1e-5)
+    assert found.shares.sum() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_facts_are_pooled_as_their_vector_is() -> None:
+    facts = product_facts(category=["Home", "Lamps"], brand="Nord", attributes={"colour": "red"}, price_band=3)
+    found = fact_tokens(sorted(facts))
+    assert found is not None
+    assert len(found.shares) == 6
+    assert found.shares @ found.states == pytest.approx(encode_facts([facts])[0], abs=1e-5)
+    assert fact_tokens([]) is None
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
 def test_tokens_that_pool_to_nothing_are_refused(value: float) -> None:
     states = np.array([[1, 1], [-1, -1 + value]], np.float32)
     with np.errstate(invalid="ignore"), pytest.raises(FloatingPointError, match="pool to zero or are not finite"):
-        region_tokens(states, np.zeros(2, np.float32))
+        part_tokens([(states, 1.0)])
 
 
 # --- attention ---------------------------------------------------------------------------------------------------
@@ -162,16 +190,16 @@ def test_the_attention_of_three_tokens_is_the_one_worked_by_hand() -> None:
 
 @pytest.mark.parametrize("score", SCORES)
 def test_tokens_that_are_all_alike_are_fused_as_their_pooled_vectors(score: Score) -> None:
-    image, text = unit_rows(CHANCE.normal(size=(3, 6))), unit_rows(CHANCE.normal(size=(3, 5)))
-    present = np.array([[True, True], [True, False], [False, True]])
-    pooled = Fusion(WIDTHS, RECIPE, score=score, matrix=MATRIX if score == "learned" else None)
-    expected = pooled.fuse(image * present[:, :1], text * present[:, 1:], present)
-    regions = [region_tokens(np.tile(row, (4, 1)), np.zeros(6, np.float32)) for row in image]
-    pieces = [word_tokens([(np.tile(row, (count, 1)), 1.0)]) for count, row in zip((1, 7, 3), text, strict=True)]
-    regions_there = [tokens if there else None for tokens, there in zip(regions, present[:, 0], strict=True)]
-    pieces_there = [tokens if there else None for tokens, there in zip(pieces, present[:, 1], strict=True)]
-    found = fusion(score).fuse(padded(regions_there, 6), padded(pieces_there, 5))
-    assert found.vectors == pytest.approx(expected, abs=1e-5)
+    present = np.array([[True, True, True], [True, False, True], [False, True, False]])
+    rows = [unit_rows(CHANCE.normal(size=(3, width))) * present[:, [m]] for m, width in enumerate((6, 5, ATTRIBUTES))]
+    matrix = MATRIX if score == "learned" else None
+    pooled = Fusion(WIDTHS, RECIPE, attributes=ATTRIBUTES, score=score, matrix=matrix)
+    expected = pooled.fuse(Modalities(*(side.astype(np.float32) for side in rows)))
+    sets = [
+        padded([part_tokens([(np.tile(row, (n + 1, 1)), 1.0)]) if row.any() else None for row in side], side.shape[1])
+        for n, side in enumerate(rows)
+    ]
+    assert fusion(score).fuse(*sets).vectors == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("score", SCORES)
@@ -215,7 +243,7 @@ def test_contributions_are_the_ones_worked_by_hand() -> None:
     text = TokenSet(np.array([[[2, 0, 0, 0, 0], [0, 1, 0, 0, 0]]], np.float32), np.array([[0.25, 0.75]], np.float32))
     none = batch(None, width=6)
     found = fusion().fuse(none, text)
-    image_parts, text_parts = fusion().contributions(none, text, found)
+    image_parts, text_parts, _ = fusion().contributions(none, text, None, found)
     along = (found.text[0] * [2, 1]) ** 2
     assert text_parts[0] == pytest.approx(along / along.sum(), abs=1e-6)
     assert not image_parts.any()
@@ -224,13 +252,15 @@ def test_contributions_are_the_ones_worked_by_hand() -> None:
 @given(seed=st.integers(0, 10_000))
 def test_contributions_of_a_product_add_up_to_one_and_a_token_that_points_away_is_below_zero(seed: int) -> None:
     image, text = padded([some(seed, 4, 6), None, None], 6), padded([some(seed + 1, 3, 5), some(seed, 2, 5), None], 5)
-    found = fusion().fuse(image, text)
-    parts = fusion().contributions(image, text, found)
-    assert parts[0].sum(axis=1) + parts[1].sum(axis=1) == pytest.approx([1, 1, 0], abs=1e-5)
+    facts = padded([some(seed + 2, 2, ATTRIBUTES), None, None], ATTRIBUTES)
+    found = fusion().fuse(image, text, facts)
+    parts = fusion().contributions(image, text, facts, found)
+    assert sum(side.sum(axis=1) for side in parts) == pytest.approx([1, 1, 0], abs=1e-5)
+    assert [side.shape for side in parts] == [(3, 4), (3, 3), (3, 2)]
     states = np.array([[[3, 0, 0, 0, 0], [-1, 0, 0, 0, 0]]], np.float32)
     against = TokenSet(states, np.array([[0.5, 0.5]], np.float32))
     none = padded([None], 6)
-    assert fusion().contributions(none, against, fusion().fuse(none, against))[1][0, 1] < 0
+    assert fusion().contributions(none, against, None, fusion().fuse(none, against))[1][0, 1] < 0
 
 
 def test_what_stands_in_padding_changes_nothing() -> None:
