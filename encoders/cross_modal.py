@@ -81,7 +81,10 @@ class CrossModalEncoder(nn.Module):
         self.merge = _Hidden(D, chance, dropout)
 
     def forward(self, image: Tensor, image_shares: Tensor, text: Tensor, text_shares: Tensor) -> Merged:
-        """image (B, R, V) and (B, R), text (B, S, T) and (B, S), as encoders.sequences.TokenSet; R = rows * columns."""
+        """image (B, R, V) and (B, R), text (B, S, T) and (B, S), as encoders.sequences.TokenSet.
+
+        R is rows * columns, or 0 where no product has a picture; S is 0 where none has words.
+        """
         B, S, D = len(text), text.shape[1], self.shape.width
         shares = torch.cat([text_shares, image_shares], dim=1)  # (B, N)
         some = (shares > 0).any(1)  # (B,)
@@ -158,7 +161,7 @@ class CrossModalEncoder(nn.Module):
     def _regions(self, image: Tensor) -> Tensor:
         """(B, R, V) to (B, R, D)."""
         grid = self.row_places[:, None, :] + self.column_places[None, :, :]  # (rows, columns, D)
-        return image @ self.image_map + self.modality_places[0] + grid.flatten(0, 1)
+        return image @ self.image_map + self.modality_places[0] + grid.flatten(0, 1)[: image.shape[1]]
 
     def _check(self, image: TokenSet, text: TokenSet) -> None:
         wanted = (self.shape.rows * self.shape.columns, self.shape.image_width, self.shape.text_width)
@@ -201,7 +204,8 @@ class _Hidden(nn.Module):
         self.down = _linear(4 * width, width, None)
 
     def forward(self, states: Tensor) -> Tensor:
-        return dropout(self.down(gelu(self.up(self.norm(states)))), self._dropout, self.training)
+        raised: Tensor = self.down(gelu(self.up(self.norm(states))))
+        return dropout(raised, self._dropout, self.training)
 
 
 def _linear(inward: int, outward: int, chance: torch.Generator | None) -> nn.Linear:
@@ -220,5 +224,6 @@ def _places(count: int, width: int, chance: torch.Generator) -> nn.Parameter:
 
 def _directions(inward: int, outward: int, chance: torch.Generator) -> Tensor:
     """(inward, outward), random and orthonormal; where it is to fewer dimensions, lengths stay on average."""
-    square = torch.linalg.qr(torch.randn(max(inward, outward), min(inward, outward), generator=chance))[0]
-    return square.T.contiguous() if inward <= outward else square * (inward / outward) ** 0.5
+    drawn = torch.randn(max(inward, outward), min(inward, outward), generator=chance)
+    directions: Tensor = torch.linalg.qr(drawn)[0]
+    return directions.T.contiguous() if inward <= outward else directions * (inward / outward) ** 0.5

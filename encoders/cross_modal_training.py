@@ -111,8 +111,8 @@ def training_loss(
     both = (image_shares.any(1) & text_shares.any(1)).nonzero()[:, 0]
     if rule.apart and len(both) > 1:
         image, image_shares, text, text_shares = (part[both] for part in tokens)
-        pictures = encoder(image, image_shares, text, torch.zeros_like(text_shares)).vectors
-        words = encoder(image, torch.zeros_like(image_shares), text, text_shares).vectors
+        pictures = encoder(image, image_shares, text[:, :0], text_shares[:, :0]).vectors
+        words = encoder(image[:, :0], image_shares[:, :0], text, text_shares).vectors
         loss = loss + rule.apart * contrast(pictures, words, sharpness)
     return loss
 

@@ -19,6 +19,7 @@ from store.user_vectors import EMBEDDING, ForgottenUser, UserHit, UserPoint, use
 from store.vectors import (
     Hit,
     OfferPoint,
+    PriceRange,
     StoredPoint,
     UnknownProduct,
     VectorPoint,
@@ -111,9 +112,17 @@ class ServerVectors:
         exclude: Collection[str] = (),
         brand: str | None = None,
         category: str | None = None,
+        availability: str | None = None,
+        price: PriceRange | None = None,
     ) -> list[Hit]:
         where = rules.seen_by_search(
-            self._namespace, listable_only=listable_only, exclude=exclude, brand=brand, category=category
+            self._namespace,
+            listable_only=listable_only,
+            exclude=exclude,
+            brand=brand,
+            category=category,
+            availability=availability,
+            price=price,
         )
         with self._reading():
             if self._read_widths.get(name) != vector.size:  # the alias may point elsewhere by now
@@ -156,6 +165,11 @@ class ServerVectors:
         with self._reading():
             found, _ = self._client.scroll(self._alias, where, limit=len(products), with_payload=False)
         return {products[str(point.id)] for point in found}
+
+    def currencies(self) -> dict[str, int]:
+        with self._reading():
+            found = self._client.facet(self._alias, rules.CURRENCY, limit=rules.CURRENCIES_MAX, exact=True).hits
+        return {str(hit.value): hit.count for hit in found}
 
     def count(self) -> dict[str, int]:
         with self._reading():

@@ -56,6 +56,7 @@ class EncodeRole(Role[Event]):
             Version(settings.image_encoder, settings.text_encoder),
             settings.device,
             settings.encode_threads,
+            pickled_weights=settings.pickled_weights,
         )
         self._loader = PictureLoader(
             pictures_root=settings.pictures_root,

@@ -74,20 +74,22 @@ class Explanation:
     @property
     def agreement(self) -> dict[str, dict[str, float]]:
         """Rank correlation of weights and of contributions with moves, of places and of parts; NaN if there is none."""
-        is_checked = self.place_moves is not None
         moves = {
-            "places": self.place_moves.ravel().tolist() if self.place_moves is not None else [],
+            "places": [] if self.place_moves is None else self.place_moves.ravel().tolist(),
             "parts": [part.move for part in self.parts if part.move is not None],
         }
-        sides = {
-            "weight": {"places": self.places, "parts": [part.weight for part in self.parts]},
-            "contribution": {"places": self.place_contributions, "parts": [part.contribution for part in self.parts]},
+        shares = {
+            "places": {
+                "weight": self.places.ravel().tolist(),
+                "contribution": self.place_contributions.ravel().tolist(),
+            },
+            "parts": {
+                "weight": [part.weight for part in self.parts],
+                "contribution": [part.contribution for part in self.parts],
+            },
         }
         return {
-            of: {
-                name: rank_correlation(np.ravel(side[of]).tolist(), moves[of]) if is_checked else float("nan")
-                for name, side in sides.items()
-            }
+            of: {name: rank_correlation(values[: len(moves[of])], moves[of]) for name, values in shares[of].items()}
             for of in moves
         }
 
@@ -100,7 +102,8 @@ class Explanation:
 def load_encoder(settings: Settings) -> ProductEncoder:
     """The encoder that serves. Raises UnknownSource, UnknownDevice."""
     version = Version(settings.image_encoder, settings.text_encoder)
-    return ProductEncoder(version, settings.device, settings.encode_threads)
+    threads, pickled = settings.encode_threads, settings.pickled_weights
+    return ProductEncoder(version, settings.device, threads, pickled_weights=pickled)
 
 
 def explain(
@@ -118,11 +121,10 @@ def explain(
         raise NothingToExplain("the product has neither words nor a picture, so it has no vector")
     fusion = SequenceFusion(encoder.widths, score=score)
     widths = (encoder.widths["image"], encoder.widths["text"], ATTRIBUTES_RECIPE.width)
-    sets = [
-        padded([of], width) for of, width in zip((tokens.image, tokens.text, tokens.attributes), widths, strict=True)
-    ]
-    found = fusion.fuse(*sets)
-    contributions = fusion.contributions(*sets, found)
+    own = (tokens.image, tokens.text, tokens.attributes)
+    image, text, facts = (padded([of], width) for of, width in zip(own, widths, strict=True))
+    found = fusion.fuse(image, text, facts)
+    contributions = fusion.contributions(image, text, facts, found)
     parts = _words(content, tokens, found.text[0], contributions[1][0])
     parts += _facts(content, tokens, found.attributes[0], contributions[2][0])
     count = int(np.prod(tokens.grid))
@@ -179,7 +181,7 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
         ranks.append((np.cumsum(counts) - (counts - 1) / 2)[places])
     if any(len(side) < 2 or np.ptp(side) == 0 for side in ranks):
         return float("nan")
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def _words(content: ProductContent, tokens: ProductTokens, weights: Floats, contributions: Floats) -> list[Part]:

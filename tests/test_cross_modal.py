@@ -142,6 +142,19 @@ def test_padding_and_what_stands_in_it_change_nothing() -> None:
     assert not found.text[:, 5:].any()
 
 
+def test_a_sequence_that_is_masked_is_the_same_as_none() -> None:
+    encoder = trained_a_little().eval()
+    image, text = shop(3)
+    parts = [torch.from_numpy(array) for array in (*image, *text)]
+    none = [part[:, :0] for part in parts]
+    with torch.inference_mode():
+        for side in (0, 2):
+            masked, left_out = list(parts), list(parts)
+            masked[side + 1] = torch.zeros_like(parts[side + 1])
+            left_out[side : side + 2] = none[side : side + 2]
+            assert encoder(*masked).vectors.numpy() == pytest.approx(encoder(*left_out).vectors.numpy(), abs=1e-5)
+
+
 def test_places_and_the_order_of_words_count_once_it_is_trained() -> None:
     encoder = trained_a_little()
     image, text = shop(2)
