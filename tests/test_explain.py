@@ -14,9 +14,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from encoders.alignment import AlignmentRule, align
 from encoders.attributes import product_facts
-from encoders.fusion import SCORES
+from encoders.fusion import SCORES, unit_rows
 from encoders.product import ProductContent, ProductEncoder, product_content
+from encoders.taught_fusion import PREFIX, Words, fit_fusion
+from encoders.version import Version
 from store.database import open_database
 from store.products import ProductStore
 from store.records import ProductRow
@@ -203,6 +206,25 @@ def test_a_long_text_is_explained_as_far_as_it_is_read(encoder: ProductEncoder) 
     found = explain(ProductContent("lamp " * 300), encoder)
     assert len(found.parts) == 126  # 128 word pieces, with the two marks
     assert sum(part.weight for part in found.parts) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_of_a_taught_version_the_check_is_told_of_what_it_serves() -> None:
+    chance = np.random.default_rng(3)
+    image, *words = (unit_rows(chance.normal(size=(20, width)).astype(np.float32)) for width in (1280, 384, 384, 384))
+    said = Words(*words)
+    heads = align(image[None], said.joined, rule=AlignmentRule(width=16, epochs=1))
+    arrays = {PREFIX + name: array for name, array in fit_fusion(image, said, heads).state().items()}
+    settings = Settings(device="cpu")
+    taught = ProductEncoder(Version(settings.image_encoder, settings.text_encoder, arrays), "cpu")
+    content = product_content(title="Red jumper", brand="Nord", pictures=[in_a_corner(below=True, right=True)])
+    found = explain(content, taught, check=True)
+    assert (found.encoder, found.cosine) == (taught.fingerprint, None)
+    whole = taught.encode([content])[0].fused
+    without = taught.encode([replace(content, text="jumper", title="jumper")])[0].fused
+    assert whole is not None
+    assert without is not None
+    assert found.parts[0].text == "Red"
+    assert found.parts[0].move == pytest.approx(1 - float(whole @ without), abs=1e-4)
 
 
 def test_the_drawing_is_a_png_and_a_word_is_no_formula(encoder: ProductEncoder, tmp_path: Path) -> None:
