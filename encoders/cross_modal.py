@@ -30,6 +30,7 @@ from encoders.weights import FUSION_RECIPE
 
 Vectors = NDArray[np.float32]
 AT_ONCE = 64  # products of a forward pass
+SHAPE = "shape"  # its name in a state
 
 
 class OtherShape(ValueError):
@@ -127,21 +128,25 @@ class CrossModalEncoder(nn.Module):
         return found
 
     def state(self) -> dict[str, Vectors]:
-        """The parameters by dotted name."""
-        return {name: value.detach().cpu().numpy().copy() for name, value in self.state_dict().items()}
+        """The shape and the parameters by dotted name, all that a version keeps."""
+        parameters = {name: value.detach().cpu().numpy().copy() for name, value in self.state_dict().items()}
+        return {SHAPE: np.array(self.shape, np.float32), **parameters}
 
     @classmethod
-    def from_state(cls, shape: CrossModalShape, state: Mapping[str, Vectors]) -> Self:
-        """The inverse of state. Raises OtherShape."""
-        encoder = cls(shape)
+    def from_state(cls, state: Mapping[str, Vectors]) -> Self:
+        """The inverse of state. Raises OtherShape if there is no shape, or the parameters are of another one."""
+        told = state.get(SHAPE, np.zeros(0))
+        if told.shape != (len(CrossModalShape._fields),) or (told != told.round()).any() or (told < 1).any():
+            raise OtherShape(f"the shape is {told.tolist()}, not {', '.join(CrossModalShape._fields)}: teach it again")
+        encoder = cls(CrossModalShape(*(int(side) for side in told)))
         own = encoder.state_dict()
-        for name in sorted({*own, *state}):
+        for name in sorted({*own, *state} - {SHAPE}):
             if name not in own or name not in state:
                 there, absent = ("shape", "parameters") if name in own else ("parameters", "shape")
                 raise OtherShape(f"{name!r} is in the {there}, not in the {absent}: are both of the same version?")
             if (wanted := tuple(own[name].shape)) != state[name].shape:
                 raise OtherShape(f"{name!r} is {state[name].shape}, the shape asks for {wanted}: of another version?")
-        encoder.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state.items()})
+        encoder.load_state_dict({name: torch.from_numpy(np.array(state[name])) for name in own})
         return encoder
 
     def of_whole_regions(self, axes: Vectors) -> "CrossModalEncoder":
@@ -150,8 +155,9 @@ class CrossModalEncoder(nn.Module):
         axes  (V, W), by which the regions that it learned from were made shorter, W the width it was taught with
         """
         state = self.state()
+        state[SHAPE] = np.array(self.shape._replace(image_width=len(axes)), np.float32)
         state["image_map"] = axes @ state["image_map"]
-        return CrossModalEncoder.from_state(self.shape._replace(image_width=len(axes)), state)
+        return CrossModalEncoder.from_state(state)
 
     def _pieces(self, text: Tensor) -> Tensor:
         """(B, S, T) to (B, S, D)."""

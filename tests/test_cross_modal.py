@@ -172,7 +172,7 @@ def test_the_same_seed_gives_the_same_parameters_and_they_can_be_kept() -> None:
     for name, array in one.state().items():
         np.testing.assert_array_equal(array, same.state()[name])
     assert not np.array_equal(one.state()["query"], other.state()["query"])
-    again = CrossModalEncoder.from_state(SHAPE, one.state())
+    again = CrossModalEncoder.from_state(one.state())
     np.testing.assert_array_equal(again.encode(image, text).vectors, one.encode(image, text).vectors)
 
 
@@ -204,13 +204,21 @@ def test_no_products_have_no_vectors() -> None:
 
 def test_parameters_of_another_shape_are_refused_with_the_first_that_differs() -> None:
     state = CrossModalEncoder(SHAPE).state()
+
+    def of(shape: CrossModalShape) -> dict[str, np.ndarray]:
+        return {**state, "shape": np.array(shape, np.float32)}
+
+    assert CrossModalEncoder.from_state(state).shape == SHAPE
     with pytest.raises(OtherShape, match=r"'image_map' is \(10, 32\), the shape asks for \(12, 32\)"):
-        CrossModalEncoder.from_state(SHAPE._replace(image_width=12), state)
+        CrossModalEncoder.from_state(of(SHAPE._replace(image_width=12)))
     with pytest.raises(OtherShape, match=r"'layers\.1.*' is in the parameters, not in the shape"):
-        CrossModalEncoder.from_state(SHAPE._replace(layers=1), state)
+        CrossModalEncoder.from_state(of(SHAPE._replace(layers=1)))
+    for told in (np.zeros(0), np.array([10, 8, 32, 2, 4, 2, 2]), np.array([10, 8, 32, 2, 4, 2, 2, 0.5])):
+        with pytest.raises(OtherShape, match=r"not image_width, text_width, .*: teach it again"):
+            CrossModalEncoder.from_state({**state, "shape": told})
     del state["query"]
     with pytest.raises(OtherShape, match="'query' is in the shape, not in the parameters"):
-        CrossModalEncoder.from_state(SHAPE, state)
+        CrossModalEncoder.from_state(state)
 
 
 def test_tokens_of_another_encoder_and_heads_that_do_not_divide_are_refused() -> None:
