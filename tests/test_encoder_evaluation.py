@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-from encoders.alignment import AlignmentRule
-from streams import cli_encoders
+from encoders.training.align import AlignmentRule
+from streams import cli_encoders, cli_train
 from streams.evaluation import kept_arrays
 from streams.evaluation.encoder_figures import figures, markdown, split, teach
 from streams.evaluation.features import Features, features_of
@@ -31,7 +31,7 @@ COLUMNS = "file=goods.csv,id=sku,title=name,image=img/{sku}.png,type=kind,colour
 
 root = typer.Typer(cls=Commands)
 root.add_typer(cli_encoders.encoders_app, name="encoders")
-root.add_typer(cli_encoders.train_app, name="train")
+root.add_typer(cli_train.train_app, name="train")
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_what_is_held_out_is_found_far_above_chance() -> None:
     labelled, features = made()
     parts = split(60, seed=0)
     assert sorted([*parts.taught.tolist(), *parts.held_out.tolist()]) == list(range(60))
-    found = figures(labelled, features, teach(features, parts.taught, RULE, 0), parts) | {"taught_on": "on a few"}
+    found = figures(labelled, features, teach(features, parts.taught, RULE), parts) | {"taught_on": "on a few"}
     assert (found["products"], found["taught"], found["held_out"]) == (60, 48, 12)
     assert found["words_to_picture_r_at_1"] > 0.5  # chance is 1 in 12
     assert found["picture_to_words_r_at_10"] > 0.9
@@ -188,7 +188,7 @@ def test_a_product_without_a_picture_is_neither_taught_nor_asked_for() -> None:
     parts = split(60, seed=0)
     for row in (parts.taught[0], parts.held_out[0]):
         features.image[row] = features.mirrored[row] = 0.0
-    heads = teach(features, parts.taught, RULE, 0)
+    heads = teach(features, parts.taught, RULE)
     assert figures(labelled, features, heads, parts)["held_out"] == 11
     assert np.isfinite(heads.pictures.weight).all()
 
@@ -198,7 +198,7 @@ def test_a_product_without_a_picture_is_neither_taught_nor_asked_for() -> None:
 
 def test_heads_are_kept_with_what_is_told_about_them(tmp_path: Path) -> None:
     _, features = made()
-    heads = teach(features, np.arange(60), RULE, 0)
+    heads = teach(features, np.arange(60), RULE)
     path = tmp_path / "heads.safetensors"
     write_heads(path, heads, {"encoders": "abc", "seed": 3})
     again, about = read_heads(path, encoders="abc", features=features)
@@ -210,7 +210,7 @@ def test_heads_are_kept_with_what_is_told_about_them(tmp_path: Path) -> None:
 def test_heads_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     _, features = made()
     path = tmp_path / "heads.safetensors"
-    write_heads(path, teach(features, np.arange(60), RULE, 0), {"encoders": "abc"})
+    write_heads(path, teach(features, np.arange(60), RULE), {"encoders": "abc"})
     with pytest.raises(UnusableHeads, match="was taught on the encoders abc, these are xyz: teach the heads again"):
         read_heads(path, encoders="xyz", features=features)
     narrow = features._replace(image=features.image[:, :5])

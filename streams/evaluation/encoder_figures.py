@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.alignment import Alignment, AlignmentRule, Told, align
+from encoders.alignment import Alignment
 from encoders.fusion import SCORES, Fusion
 from encoders.reduction import CannotReduce, Reduction, fit_lda, fit_pca
 from encoders.retrieval import recall_at, same_label_at_1, unit_or_zero
+from encoders.training.align import AlignmentRule, align
+from encoders.training.loop import Run
 from encoders.weights import TEXT_RECIPE
 from streams.evaluation.features import Features
 from streams.evaluation.labelled import Labelled
@@ -38,19 +40,10 @@ def split(products: int, seed: int) -> Split:
     return Split(taught, held_out)
 
 
-def teach(
-    features: Features,
-    taught: Rows,
-    rule: AlignmentRule,
-    seed: int,
-    *,
-    threads: int = 1,
-    told: Told = lambda *_: None,
-) -> Alignment:
-    """Heads that have learned from these products, as far as they have a picture. Raises TooFewPairs."""
+def teach(features: Features, taught: Rows, rule: AlignmentRule, run: Run = Run()) -> Alignment:  # noqa: B008
+    """Heads that have learned from these products, as far as they have a picture. Raises CannotTrain."""
     taught = taught[np.any(features.image[taught], axis=1)]
-    views, words = features.views[:, taught], features.words[taught]
-    return align(views, words, rule=rule, seed=seed, threads=threads, told=told)
+    return align(features.views[:, taught], features.words[taught], rule, run)
 
 
 def recalls(heads: Alignment, features: Features, parts: Split) -> Figures:
