@@ -33,6 +33,16 @@ class Bert:
                 joined = torch.cat([self._parameters.pop(name) for name in names])
                 self._parameters[f"{_at(layer)}attention.self.{part}"] = joined
 
+    @property
+    def layers(self) -> int:
+        """How many there are."""
+        return self._layers
+
+    @property
+    def table(self) -> "dict[str, Tensor]":
+        """The parameters by name, query, key and value of a layer joined: training puts its own in their place."""
+        return self._parameters
+
     def states(self, ids: "Tensor", mask: "Tensor") -> "Tensor":
         """The last layer's state of each word piece.
 

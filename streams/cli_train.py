@@ -4,29 +4,20 @@ By hand on one processor or GPU; on several by torchrun: torchrun --nproc-per-no
 Every import of weight is inside a function, so that `freshet --help` is quick.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal
 
 import typer
 
-from streams.cli_encoders import Columns, Folder, Seed, fingerprint, read_shop
-from streams.terminal import progress_bars, read_settings
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from encoders.training.processes import Processes
-    from streams.settings import Settings
-    from streams.training.runs import Options
-
-Read = TypeVar("Read")
+from streams.cli_encoders import Columns, Folder, Seed
+from streams.terminal import read_settings
 
 train_app = typer.Typer(no_args_is_help=True, help="Teach on your own products.")
 
 OptimizerName = Literal["adam", "adamw", "adagrad"]
+ObjectiveName = Literal["masked", "contrastive"]
 PrecisionName = Literal["auto", "float32", "bfloat16", "float16"]
+Out = Annotated[Path, typer.Argument(help="Folder to write.")]
 Optimizer = Annotated[OptimizerName | None, typer.Option(help="What takes the steps; adamw where nothing is said.")]
 Rate = Annotated[float | None, typer.Option("--learning-rate", min=0, help="At its highest: it rises, then falls.")]
 Batch = Annotated[int | None, typer.Option(min=2, help="Examples of a step, over all processes.")]
@@ -53,7 +44,7 @@ def align(
     precision: Precision = "auto",
     seed: Seed = 0,
     device: Device = None,
-    run_folder: RunFolder = None,
+    run: RunFolder = None,
     fresh: Fresh = False,
     tensorboard: TensorBoard = False,
 ) -> None:
@@ -62,73 +53,52 @@ def align(
     A fifth of the products is held out, and tells what the heads are worth. A run that was killed goes on.
     """
     from encoders.training.align import AlignmentRule
-    from streams.evaluation.encoder_figures import recalls, split, teach
-    from streams.evaluation.heads import hashes, write_heads
-    from streams.training.runs import Options, checksum, finished, run_of
+    from streams.training.aligning import train_align
+    from streams.training.runs import Options
+    from streams.training.session import session
 
-    settings = read_settings()
-    given = Options(optimizer, learning_rate, batch, epochs, precision, seed, is_fresh=fresh, tensorboard=tensorboard)
-    with together(given, settings, "align", device, run_folder) as (options, processes, bars):
-        _, features = first_then_others(processes, lambda: read_shop(folder, columns, settings, bars))
-        parts = split(len(features.title), seed)
-        rule = options.applied(AlignmentRule())
-        learns_from = checksum(features.views[:, parts.taught], features.words[parts.taught])
-        identity = {"task": "align", "rule": rule._asdict(), "data": learns_from}
-        with run_of(options, identity, processes=processes, bars=bars) as run:
-            learned = teach(features, parts.taught, rule, run)
-        if not processes.is_first:
-            return
-        found = recalls(learned, features, parts)
-        known = hashes(features)
-        about = {"encoders": fingerprint(settings), "taught": [known[row] for row in parts.taught.tolist()]}
-        about |= {"taught_on": f"on {len(parts.taught):,} of these products", "data": learns_from, "figures": found}
-        write_heads(out, learned, about | {"rule": rule._asdict(), "seed": seed})
-        finished(options)
-    typer.echo(
-        f"{out}: of {found['held_out']:,} products that the heads never saw, words find "
-        f"{found['words_to_picture_r_at_1']:.3f} of the pictures first and {found['words_to_picture_r_at_10']:.3f} "
-        "among ten"
-    )
+    options = Options(optimizer, learning_rate, batch, epochs, precision, seed, is_fresh=fresh, tensorboard=tensorboard)
+    with session(read_settings(), "align", options, device, run) as its:
+        tell(train_align(its, folder, columns, out, options.applied(AlignmentRule())))
 
 
-class Together(NamedTuple):
-    """What a task runs with."""
+@train_app.command()
+def language(
+    folder: Folder,
+    out: Out,
+    columns: Columns = "",
+    objective: Annotated[
+        ObjectiveName, typer.Option(help="Guess hidden word pieces, or find a text again.")
+    ] = "masked",
+    layers: Annotated[int | None, typer.Option(min=1, help="The last so many learn; else all.")] = None,
+    epochs: Epochs = None,
+    batch: Batch = None,
+    learning_rate: Rate = None,
+    optimizer: Optimizer = None,
+    precision: Precision = "auto",
+    seed: Seed = 0,
+    device: Device = None,
+    run: RunFolder = None,
+    fresh: Fresh = False,
+    tensorboard: TensorBoard = False,
+) -> None:
+    """Continue the text network on a shop's own titles and descriptions, without labels.
 
-    options: "Options"
-    processes: "Processes"
-    bars: "Progress"
+    OUT/text is a source: set FRESHET_TEXT_ENCODER=path:OUT/text. A fifth of the products is held out, and tells what
+    titles find before and after: look at it before you switch, a network may forget more than it learns.
+    """
+    from encoders.training.language import LanguageRule
+    from streams.training.language import train_language
+    from streams.training.runs import Options
+    from streams.training.session import session
+
+    options = Options(optimizer, learning_rate, batch, epochs, precision, seed, is_fresh=fresh, tensorboard=tensorboard)
+    rule = options.applied(LanguageRule(objective=objective, layers=layers))
+    with session(read_settings(), "language", options, device, run) as its:
+        tell(train_language(its, folder, columns, out, rule))
 
 
-@contextmanager
-def together(
-    given: "Options",
-    settings: "Settings",
-    task: str,
-    device: str | None,
-    run_folder: Path | None,
-) -> Iterator[Together]:
-    """The options with device, threads and folder resolved, the processes connected, and bars of the first one."""
-    from dataclasses import replace
-
-    from encoders.product import use_device
-    from encoders.training.processes import training_processes
-
-    named = use_device(device or settings.device, settings.encode_threads)
-    with training_processes(named) as processes:
-        if named == "cuda" and processes.world > 1:
-            named = f"cuda:{processes.local_rank}"
-        folder = run_folder or settings.home / "training" / task
-        options = replace(given, device=named, threads=settings.encode_threads, folder=folder)
-        with progress_bars(is_shown=processes.is_first) as bars:
-            yield Together(options, processes, bars)
-
-
-def first_then_others(processes: "Processes", read: Callable[[], Read]) -> Read:
-    """What is read, by the first process first: it keeps the features that the others find."""
-    if processes.is_first:
-        found = read()
-        processes.wait()
-    else:
-        processes.wait()
-        found = read()
-    return found
+def tell(text: str) -> None:
+    """Prints it; of several processes the first alone has something to tell."""
+    if text:
+        typer.echo(text)

@@ -30,6 +30,7 @@ EXIT_CODES = {
     "store.vectors_embedded.StoreInUse": FAILED,
     "encoders.training.loop.CannotTrain": FAILED,
     "streams.training.checkpoints.OtherCheckpoint": FAILED,
+    "streams.training.sources.CannotWriteSource": FAILED,
     "streams.training.logs.NoTensorBoard": FAILED,
     "streams.up.BadGroups": MISUSED,
     "streams.roles.UnknownRole": MISUSED,

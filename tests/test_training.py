@@ -227,3 +227,23 @@ def test_a_checksum_tells_arrays_apart_by_values_shape_and_type() -> None:
 
     assert len(set(several())) == 4
     assert checksum(one) == checksum(one.copy())
+
+
+# --- several processes -------------------------------------------------------------------------------------------
+
+
+def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:
+    """Pairs have the batch of both as negatives; nothing is dropped, because each process drops other values."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for command, folder in ([sys.executable], one), (torchrun, two):
+        started = [*command, "-m", "tests.training_process", str(folder), "0", "0.0"]
+        done = subprocess.run(started, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    alone = learned(one)
+    for rank in range(2):
+        with np.load(two / f"learned-{rank}.npz") as arrays:
+            for name, array in alone.items():
+                np.testing.assert_allclose(arrays[name], array, atol=1e-4)
+                np.testing.assert_array_equal(arrays[name], learned(two)[name])
+    assert (two / "checkpoint").exists()  # by the first alone

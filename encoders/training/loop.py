@@ -151,7 +151,7 @@ def train(task: nn.Module, examples: int, rule: Pace, run: Run, chance: np.rando
             at.seconds, last = at.seconds + now - last, now
             ends = len(at.losses) == batches
             if ends:
-                at.end_epoch(pace.get_last_lr()[0])
+                at.end_epoch(float(pace.get_last_lr()[0]))
             is_due = ends or now - saved_at > run.save_every_s
             if run.kept is not None and run.processes.agreed(is_due):
                 random = run.processes.from_all(torch.get_rng_state())

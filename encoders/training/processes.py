@@ -40,7 +40,7 @@ class Processes(NamedTuple):
         import torch
         from torch.distributed.nn.functional import all_gather
 
-        return torch.cat(list(all_gather(rows)))
+        return torch.cat(list(all_gather(rows)))  # type: ignore[no-untyped-call]
 
     def agreed(self, value: Value) -> Value:
         """What the first process has."""

@@ -45,7 +45,8 @@ class Options:
         """The rule with what is given here, and in more."""
         names = ("optimizer", "learning_rate", "batch", "epochs", "precision")
         given = {name: getattr(self, name) for name in names} | more
-        return rule._replace(**{name: value for name, value in given.items() if value is not None})
+        applied: Rule = rule._replace(**{name: value for name, value in given.items() if value is not None})
+        return applied
 
 
 @contextmanager
