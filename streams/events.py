@@ -147,6 +147,7 @@ class EncodeRequest(Contract):
     category: list[str]
     attributes: dict[str, str]
     image_links: list[str]
+    price_band: int | None = None  # of encoders.attributes.price_band: the price itself changes too often
 
 
 class Missing(Contract):
