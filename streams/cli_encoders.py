@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from encoders.alignment import Alignment
+    from encoders.taught_fusion import TaughtFusion
     from streams.evaluation.encoder_figures import Split
     from streams.evaluation.features import Features
     from streams.evaluation.labelled import Labelled
@@ -37,8 +38,8 @@ Seed = Annotated[int, typer.Option(help="Of what is held out and of the teaching
 def evaluate(
     folder: Folder,
     columns: Columns = "",
-    heads: Annotated[
-        Path | None, typer.Option(help="Of `freshet train align`, on these products or on another shop's.")
+    version: Annotated[
+        Path | None, typer.Option(help="Folder of `freshet train`, on these products or on another shop's.")
     ] = None,
     epochs: Epochs = 60,
     seed: Seed = 0,
@@ -46,7 +47,7 @@ def evaluate(
 ) -> None:
     """Tell what finds what among a shop's products: words and pictures each other, and others of the same kind.
 
-    Without --heads two are taught on four fifths of the products, and asked for the others. Features are kept in
+    Without --version heads are taught on four fifths of the products, and asked for the others. Features are kept in
     FRESHET_HOME, so that the next time takes seconds.
     """
     import orjson
@@ -57,11 +58,12 @@ def evaluate(
     settings = read_settings()
     with progress_bars() as bars:
         labelled, features = read_shop(folder, columns, settings, bars)
-        if heads is None:
-            learned, parts, told = _taught(features, epochs, seed, settings.encode_threads, bars)
+        if version is None:
+            heads, parts, told = _taught(features, epochs, seed, settings.encode_threads, bars)
+            found = figures(labelled, features, heads, parts) | told
         else:
-            learned, parts, told = _given(heads, features, settings)
-        found = figures(labelled, features, learned, parts) | told
+            fusion, parts, told = _given(version, features, settings)
+            found = figures(labelled, features, fusion.heads, parts, fusion) | told
     if as_json:
         printed = found | {"commit": report.commit(), "command": report.command()}
         typer.echo(orjson.dumps(printed, option=orjson.OPT_NON_STR_KEYS).decode())
@@ -103,25 +105,15 @@ def _taught(
     return learned, parts, {"taught_on": f"on {len(parts.taught):,} of these products", "seed": seed}
 
 
-def _given(path: Path, features: "Features", settings: "Settings") -> "tuple[Alignment, Split, dict[str, Any]]":
-    """Heads of a file; what is asked for is what they were not taught on."""
+def _given(folder: Path, features: "Features", settings: "Settings") -> "tuple[TaughtFusion, Split, dict[str, Any]]":
+    """The fusion of a version; what is asked for is what it was not taught on."""
     import numpy as np
 
     from streams.evaluation.encoder_figures import Split
-    from streams.evaluation.heads import UnusableHeads, hashes, read_heads
+    from streams.evaluation.taught import hashes, read_taught
 
-    try:
-        learned, about = read_heads(path, encoders=fingerprint(settings), features=features)
-    except (UnusableHeads, OSError) as error:
-        raise Failure(str(error)) from error
+    fusion, about = read_taught(folder, settings, features)
     is_taught = np.isin(hashes(features), about["taught"])
     taught, others = np.flatnonzero(is_taught), np.flatnonzero(~is_taught)
     told = f"on {len(taught):,} of these products" if len(taught) else "on another shop's products"
-    return learned, Split(taught, others), {"taught_on": told}
-
-
-def fingerprint(settings: "Settings") -> str:
-    """Of the encoders that are set."""
-    from encoders.weights import fingerprint_of
-
-    return fingerprint_of(settings.image_encoder, settings.text_encoder)
+    return fusion, Split(taught, others), {"taught_on": told}

@@ -35,7 +35,7 @@ TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBo
 @train_app.command()
 def align(
     folder: Folder,
-    out: Annotated[Path, typer.Argument(help="heads.safetensors to write.")],
+    out: Out,
     columns: Columns = "",
     epochs: Epochs = None,
     batch: Batch = None,

@@ -11,7 +11,7 @@ from encoders.alignment import Alignment
 from encoders.fusion import SCORES, Fusion, Modalities
 from encoders.reduction import CannotReduce, Reduction, fit_lda, fit_pca
 from encoders.retrieval import recall_at, same_label_at_1, unit_or_zero
-from encoders.taught_fusion import Words, fit_fusion
+from encoders.taught_fusion import TaughtFusion, Words, fit_fusion
 from encoders.training.align import AlignmentRule, align
 from encoders.training.loop import Run
 from encoders.weights import TEXT_RECIPE
@@ -47,6 +47,12 @@ def teach(features: Features, taught: Rows, rule: AlignmentRule, run: Run = Run(
     return align(features.views[:, taught], features.words[taught], rule, run)
 
 
+def fitted(features: Features, taught: Rows, heads: Alignment, seed: int = 0) -> TaughtFusion:
+    """The fusion fitted to these products. Raises CannotReduce."""
+    said = Words(*(part[taught] for part in features.said))
+    return fit_fusion(features.image[taught], said, heads, seed=seed)
+
+
 def recalls(heads: Alignment, features: Features, parts: Split) -> Figures:
     """What share of those held out, as far as they have a picture, finds its own; NaN where there are none."""
     asked = parts.held_out[np.any(features.image[parts.held_out], axis=1)]
@@ -63,16 +69,23 @@ def recalls(heads: Alignment, features: Features, parts: Split) -> Figures:
     return found
 
 
-def figures(labelled: Labelled, features: Features, heads: Alignment, parts: Split) -> Figures:
-    """All that is measured, by name; NaN where the folder has no such label."""
+def figures(
+    labelled: Labelled, features: Features, heads: Alignment, parts: Split, fusion: TaughtFusion | None = None
+) -> Figures:
+    """All that is measured, by name; NaN where the folder has no such label.
+
+    fusion  that was taught; None: one is fitted to what the heads were taught on
+    """
     facts = facts_of(labelled.products)
     untrained, by_score = _untrained(features, facts)
-    fitted = fit_fusion(features.image[parts.taught], Words(*(part[parts.taught] for part in features.said)), heads)
+    taught = fusion or fitted(features, parts.taught, heads)
     aligned = {
         "image_aligned": heads.pictures(features.image),
         "words_aligned": heads.words(features.words),
-        "fused_fitted": fitted.fuse(features.image, features.said, facts),
+        "fused_fitted": taught._replace(mix=None).fuse(features.image, features.said, facts),
     }
+    if taught.mix is not None:
+        aligned["fused_taught"] = taught.fuse(features.image, features.said, facts)
     found: Figures = {"products": len(labelled.products), "skipped": labelled.skipped, "taught": len(parts.taught)}
     found |= recalls(heads, features, parts)
     for label, labels in (("type", labelled.types), ("colour", labelled.colours)):
