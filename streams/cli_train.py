@@ -16,6 +16,7 @@ train_app = typer.Typer(no_args_is_help=True, help="Teach on your own products."
 
 OptimizerName = Literal["adam", "adamw", "adagrad"]
 ObjectiveName = Literal["masked", "contrastive"]
+MethodName = Literal["grid", "random", "tpe"]
 PrecisionName = Literal["auto", "float32", "bfloat16", "float16"]
 Out = Annotated[Path, typer.Argument(help="Folder to write.")]
 Optimizer = Annotated[OptimizerName | None, typer.Option(help="What takes the steps; adamw where nothing is said.")]
@@ -29,6 +30,10 @@ RunFolder = Annotated[
     typer.Option("--run", help="Folder of checkpoint and metrics.csv; a folder of the task's name in FRESHET_HOME."),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin again, though there is a checkpoint.")]
+Search = Annotated[
+    MethodName | None, typer.Option(help="Choose what it learns with, on a fifth of what is taught. Needs Optuna.")
+]
+Trials = Annotated[int, typer.Option(min=1, help="Of the search.")]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's file too.")]
 
 
@@ -47,6 +52,8 @@ def align(
     run: RunFolder = None,
     fresh: Fresh = False,
     tensorboard: TensorBoard = False,
+    search: Search = None,
+    trials: Trials = 20,
 ) -> None:
     """Teach two heads to bring pictures and words into one space, from a catalogue's own pairs, without labels.
 
@@ -57,7 +64,10 @@ def align(
     from streams.training.runs import Options
     from streams.training.session import session
 
-    options = Options(optimizer, learning_rate, batch, epochs, precision, seed, is_fresh=fresh, tensorboard=tensorboard)
+    options = Options(
+        optimizer, learning_rate, batch, epochs, precision, seed,
+        is_fresh=fresh, tensorboard=tensorboard, search=search, trials=trials,
+    )  # fmt: skip
     with session(read_settings(), "align", options, device, run) as its:
         tell(train_align(its, folder, columns, out, options.applied(AlignmentRule())))
 
@@ -81,6 +91,8 @@ def language(
     run: RunFolder = None,
     fresh: Fresh = False,
     tensorboard: TensorBoard = False,
+    search: Search = None,
+    trials: Trials = 20,
 ) -> None:
     """Continue the text network on a shop's own titles and descriptions, without labels.
 
@@ -92,7 +104,10 @@ def language(
     from streams.training.runs import Options
     from streams.training.session import session
 
-    options = Options(optimizer, learning_rate, batch, epochs, precision, seed, is_fresh=fresh, tensorboard=tensorboard)
+    options = Options(
+        optimizer, learning_rate, batch, epochs, precision, seed,
+        is_fresh=fresh, tensorboard=tensorboard, search=search, trials=trials,
+    )  # fmt: skip
     rule = options.applied(LanguageRule(objective=objective, layers=layers))
     with session(read_settings(), "language", options, device, run) as its:
         tell(train_language(its, folder, columns, out, rule))

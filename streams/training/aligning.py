@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from encoders.training.align import AlignmentRule
-from streams.evaluation.encoder_figures import fitted, recalls, split, teach
+from encoders.training.loop import Run
+from streams.evaluation.encoder_figures import Split, fitted, recalls, split, teach
 from streams.evaluation.taught import hashes, write_taught
 from streams.training.runs import checksum, finished, run_of
+from streams.training.searching import ALIGN, searched
 from streams.training.session import Session
 
 
@@ -15,6 +19,14 @@ def train_align(session: Session, folder: Path, columns: str, out: Path, rule: A
     seed = session.options.seed
     parts = split(len(features.title), seed)
     learns_from = checksum(features.views[:, parts.taught], features.words[parts.taught])
+
+    def quality(tried: AlignmentRule, inner: Split) -> float:
+        options = session.options
+        tried_heads = teach(features, inner.taught, tried, Run(options.seed, options.device, options.threads))
+        found = recalls(tried_heads, features, inner)
+        return float(np.mean([found["words_to_picture_r_at_10"], found["picture_to_words_r_at_10"]]))
+
+    rule = searched(session, rule, ALIGN, parts, quality, measure="mean R@10", data=learns_from)
     identity = {"task": "align", "rule": rule._asdict(), "data": learns_from}
     with run_of(session.options, identity, processes=session.processes, bars=session.bars) as run:
         heads = teach(features, parts.taught, rule, run)

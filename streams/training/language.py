@@ -4,17 +4,19 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from encoders.retrieval import same_label_at_1
 from encoders.text import TextEncoder
 from encoders.training.language import LanguageRule, continue_language
-from encoders.training.loop import CannotTrain
+from encoders.training.loop import CannotTrain, Run
 from encoders.weights import Weights, find_weights
 from streams.evaluation.encoder_figures import Split, split
 from streams.evaluation.labelled import Labelled
 from streams.training.runs import finished, run_of
+from streams.training.searching import LANGUAGE, searched
 from streams.training.session import Session
 from streams.training.sources import write_text_source
 
@@ -29,6 +31,17 @@ def train_language(session: Session, folder: Path, columns: str, out: Path, rule
     parts = split(len(labelled.products), session.options.seed)
     texts = texts_of(labelled, parts.taught.tolist())
     learns_from = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+    def quality(tried: LanguageRule, inner: Split) -> float:
+        options = session.options
+        run = Run(options.seed, options.device, options.threads)
+        arrays = continue_language(files, texts_of(labelled, inner.taught.tolist()), tried, run)
+        with TemporaryDirectory() as folder:
+            write_text_source(Path(folder) / TEXT, arrays, *files[1:])
+            tried_weights = replace(weights, files=tuple(Path(folder) / TEXT / file.name for file in files))
+            return title_figures(session, labelled, inner, tried_weights).get("type", float("nan"))
+
+    rule = searched(session, rule, LANGUAGE, parts, quality, measure="same type", data=learns_from)
     identity = {"task": "language", "rule": rule._asdict(), "data": learns_from, "source": weights.files[0].name}
     with run_of(session.options, identity, processes=session.processes, bars=session.bars) as run:
         arrays = continue_language(files, texts, rule, run)

@@ -14,6 +14,7 @@ from encoders.training.loop import Optimizer, OtherStanding, Precision, Progress
 from encoders.training.processes import ALONE, Processes
 from streams.training.checkpoints import REMEDY, Checkpoint, OtherCheckpoint
 from streams.training.logs import TensorBoard, write_metrics
+from streams.training.search import Method, forget
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -40,6 +41,8 @@ class Options:
     folder: Path | None = None
     is_fresh: bool = False
     tensorboard: bool = False
+    search: Method | None = None
+    trials: int = 20
 
     def applied(self, rule: Rule, **more: Any) -> Rule:
         """The rule with what is given here, and in more."""
@@ -94,9 +97,10 @@ def run_of(
 
 
 def finished(options: Options) -> None:
-    """What was learned is written: the next run begins anew. metrics.csv stays."""
+    """What was learned is written: neither checkpoint nor trial is left, and the next run begins anew."""
     if options.folder is not None:
         Checkpoint(options.folder, {}).remove()
+        forget(options.folder)
 
 
 def checksum(*arrays: NDArray[Any]) -> str:
