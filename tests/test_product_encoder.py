@@ -169,7 +169,7 @@ def test_one_changed_byte_of_the_weights_changes_the_fingerprint(
     assert fingerprint_of.__wrapped__(IMAGE, TEXT) != before
 
 
-@pytest.mark.parametrize("source", ["hub:openai/clip-vit-base-patch32", "path:/models", "", "package:numpy", TEXT])
+@pytest.mark.parametrize("source", ["ftp:models", "path:", "hub:", "", "package:numpy", TEXT])
 def test_an_unknown_source_names_those_that_are_available(source: str) -> None:
     with pytest.raises(UnknownSource, match=f"{source!r} is no source of image weights: available are {IMAGE}"):
         fingerprint_of(source, TEXT)

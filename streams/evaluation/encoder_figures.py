@@ -78,14 +78,12 @@ def figures(
     """
     facts = facts_of(labelled.products)
     untrained, by_score = _untrained(features, facts)
-    taught = fusion or fitted(features, parts.taught, heads)
-    aligned = {
-        "image_aligned": heads.pictures(features.image),
-        "words_aligned": heads.words(features.words),
-        "fused_fitted": taught._replace(mix=None).fuse(features.image, features.said, facts),
-    }
-    if taught.mix is not None:
-        aligned["fused_taught"] = taught.fuse(features.image, features.said, facts)
+    aligned = {"image_aligned": heads.pictures(features.image), "words_aligned": heads.words(features.words)}
+    with suppress(CannotReduce):
+        own = fitted(features, parts.taught, heads) if fusion is None else fusion
+        aligned["fused_fitted"] = own._replace(mix=None).fuse(features.image, features.said, facts)
+        if own.mix is not None:
+            aligned["fused_taught"] = own.fuse(features.image, features.said, facts)
     found: Figures = {"products": len(labelled.products), "skipped": labelled.skipped, "taught": len(parts.taught)}
     found |= recalls(heads, features, parts)
     for label, labels in (("type", labelled.types), ("colour", labelled.colours)):

@@ -120,8 +120,10 @@ def _identity(products: Sequence[ProductUpsert], folder: Path, settings: Setting
 class _Reader:
     def __init__(self, settings: Settings) -> None:
         device = use_device(settings.device, settings.encode_threads)
-        self._image = ImageEncoder(find_weights(settings.image_encoder, "image"), device=device)
-        self._text = TextEncoder(find_weights(settings.text_encoder, "text"), device=device)
+        pickled = settings.pickled_weights
+        image = find_weights(settings.image_encoder, "image", pickled_weights=pickled)
+        text = find_weights(settings.text_encoder, "text", pickled_weights=pickled)
+        self._image, self._text = ImageEncoder(image, device=device), TextEncoder(text, device=device)
 
     def read(self, products: Sequence[ProductUpsert], pictures: Sequence[object]) -> Features:
         there = [place for place, own in enumerate(pictures) if isinstance(own, tuple)]
