@@ -39,6 +39,16 @@ class Bert:
         if lacking := [name for name in _names(self._layers) if name not in self._parameters]:
             raise ValueError(f"{parameters} lacks {', '.join(lacking[:3])}")
 
+    @property
+    def layers(self) -> int:
+        """How many there are."""
+        return self._layers
+
+    @property
+    def table(self) -> "dict[str, Tensor]":
+        """The parameters by name, query, key and value of a layer joined: training puts its own in their place."""
+        return self._parameters
+
     @staticmethod
     def knows(parameters: Path, config: Path) -> bool:
         """True if this file can be read here, False if only transformers can: by its kind and its arrays' names."""
