@@ -48,19 +48,36 @@ class TextRecipe:
 
 
 @dataclass(frozen=True)
-class FusionRecipe:
-    """How (V,) and (T,) become one (D,)."""
+class AttributesRecipe:
+    """How a product's facts become (A,)."""
 
-    width: int = 640  # D
+    width: int = 128  # A
+    category_weight: float = 1.0  # of each beginning of the path
+    brand_weight: float = 0.5
+    attribute_weight: float = 0.2  # colour, season and the like: more of them drowns what the product is
+    price_weight: float = 0.15  # of each of two neighbouring bands
+    price_factor: float = 1.5  # from one band to the next
+    code: str = "signs of shake 128"
+
+
+@dataclass(frozen=True)
+class FusionRecipe:
+    """How (V,), (T,) and (A,) become one (D,)."""
+
+    image_width: int = 256  # of D; what is wider is projected
+    text_width: int = 384
     image_importance: float = 0.85
     text_importance: float = 1.0
+    attributes_importance: float = 0.7
     seed: int = 20
     score: str = "cosine with the sum of the present tokens"
 
 
 IMAGE_RECIPE = ImageRecipe()
 TEXT_RECIPE = TextRecipe()
+ATTRIBUTES_RECIPE = AttributesRecipe()
 FUSION_RECIPE = FusionRecipe()
+FUSED_WIDTH = FUSION_RECIPE.image_width + FUSION_RECIPE.text_width + ATTRIBUTES_RECIPE.width  # D
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def pool(states: "Tensor", mask: "Tensor", pooling: str) -> "Tensor":
         return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
     if pooling == LAST_PLACE:
         return states[:, -1]
-    places = torch.arange(states.shape[1], device=states.device)  # (S,)
+    places = torch.arange(1, states.shape[1] + 1, device=states.device)  # (S,), none is 0, as what is masked is
     if pooling == FIRST:
         chosen = places.flip(0).mul(mask).argmax(1)
     elif pooling == LAST:

@@ -16,9 +16,12 @@ from pathlib import Path
 from encoders.folders import find_in_folder
 from encoders.hub import find_in_hub
 from encoders.recipes import (
+    ATTRIBUTES_RECIPE,
+    FUSED_WIDTH,
     FUSION_RECIPE,
     IMAGE_RECIPE,
     TEXT_RECIPE,
+    AttributesRecipe,
     FusionRecipe,
     ImageRecipe,
     Modality,
@@ -30,9 +33,12 @@ from encoders.recipes import (
 from encoders.torchvision_files import find_of_torchvision
 
 __all__ = [
+    "ATTRIBUTES_RECIPE",
+    "FUSED_WIDTH",
     "FUSION_RECIPE",
     "IMAGE_RECIPE",
     "TEXT_RECIPE",
+    "AttributesRecipe",
     "FusionRecipe",
     "ImageRecipe",
     "Modality",
@@ -125,7 +131,8 @@ def fingerprint_of(image_source: str, text_source: str) -> str:
     """
     digest = hashlib.sha256()
     image, text = _found(image_source, text_source)
-    recipes = {"image": asdict(image.recipe), "text": asdict(text.recipe), "fusion": asdict(FUSION_RECIPE)}
+    recipes = {"image": asdict(image.recipe), "text": asdict(text.recipe)}
+    recipes |= {"attributes": asdict(ATTRIBUTES_RECIPE), "fusion": asdict(FUSION_RECIPE)}
     digest.update(json.dumps(recipes | {"widths": widths_of(image_source, text_source)}, sort_keys=True).encode())
     for weights in (image, text):
         for file in weights.files:
@@ -137,7 +144,7 @@ def fingerprint_of(image_source: str, text_source: str) -> str:
 def widths_of(image_source: str, text_source: str) -> dict[str, int]:
     """V, T and D by the vectors' names. Raises UnknownSource."""
     image, text = _found(image_source, text_source)
-    return {"image": image.width, "text": text.width, "fused": FUSION_RECIPE.width}
+    return {"image": image.width, "text": text.width, "fused": FUSED_WIDTH}
 
 
 def _found(image_source: str, text_source: str) -> tuple[Weights, Weights]:

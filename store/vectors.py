@@ -4,6 +4,7 @@ A point is one product. Two streams write it, in any order: the offer (price, st
 vectors. Each has its own revision and never touches what belongs to the other.
 """
 
+import os
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,15 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class PriceRange:
+    """Prices in one currency, both ends included; None: no end."""
+
+    currency: str
+    lowest: float | None = None
+    highest: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StoredPoint:
     product_id: str
     payload: dict[str, Any]  # the offer, with revision and content_revision where there are any
@@ -58,8 +68,9 @@ class StoredPoint:
 class VectorStore(UserVectors, Protocol):
     """Every write has been applied when it returns, and a stale one changes nothing, inside the engine as well.
 
-    Writes go to the collection of `ensure`; reads go to the one that the alias `products` points to. Users have a
-    collection of their own beside them.
+    Each version of the encoders has a collection, named by its fingerprint. Writes go to that of the fingerprint, None:
+    of the last `ensure`; reads go to that of the fingerprint, None: to the one that the alias `products` points to, and
+    to that one alone, also if the alias moves meanwhile. Users have a collection of their own beside them.
     All methods may be called from several threads. They raise StoreUnavailable if a server does not answer, and if
     something is read before any collection exists.
     """
@@ -74,20 +85,26 @@ class VectorStore(UserVectors, Protocol):
     def switch(self, fingerprint: str) -> None:
         """All readers see the collection of this encoder. Raises ValueError if it does not exist."""
 
-    def put_offers(self, points: Sequence[OfferPoint]) -> None:
+    def serving(self) -> str | None:
+        """The fingerprint of the collection that the alias points to; None before there is any."""
+
+    def drop(self, fingerprint: str) -> None:
+        """There is no collection of this encoder. Raises ValueError if readers see it."""
+
+    def put_offers(self, points: Sequence[OfferPoint], fingerprint: str | None = None) -> None:
         """Each point's payload is its offer, unless the stored revision is as high. Vectors are left as they are."""
 
-    def put_vectors(self, points: Sequence[VectorPoint]) -> None:
+    def put_vectors(self, points: Sequence[VectorPoint], fingerprint: str | None = None) -> None:
         """Each point's vectors are these and no others, unless the stored content revision is higher.
 
         A point whose offer has not come yet is in no search.
         Raises ValueError that names the product, with nothing written, if a vector is not finite or of wrong width.
         """
 
-    def remove(self, revisions: Sequence[tuple[str, int]]) -> None:
+    def remove(self, revisions: Sequence[tuple[str, int]], fingerprint: str | None = None) -> None:
         """The products (product_id, revision) are gone, but for those with an offer of that revision or higher."""
 
-    def remove_vectors(self, revisions: Sequence[tuple[str, int]]) -> None:
+    def remove_vectors(self, revisions: Sequence[tuple[str, int]], fingerprint: str | None = None) -> None:
         """The products (product_id, content_revision) that have no offer and no newer vectors are gone."""
 
     def nearest(
@@ -100,28 +117,41 @@ class VectorStore(UserVectors, Protocol):
         exclude: Collection[str] = (),
         brand: str | None = None,
         category: str | None = None,
+        availability: str | None = None,
+        price: PriceRange | None = None,
+        fingerprint: str | None = None,
     ) -> list[Hit]:
-        """The products whose vector of that name has the highest cosine, best first, at most `limit`.
+        """The products whose vector of that name has the highest cosine, best first.
 
-        exclude    product ids that are not wanted
-        category   one that stands anywhere in the product's category path
+        There are `limit` of them wherever so many meet the conditions.
+
+        exclude       product ids that are not wanted
+        category      one that stands anywhere in the product's category path
+        availability  as an offer has it; of one that is sold out only if not listable_only
+        price         a product without a price is in no range
         Raises ValueError if the vector is not finite or of wrong width.
         """
 
-    def similar(self, product_id: str, limit: int, name: str = "fused") -> list[Hit]:
+    def similar(self, product_id: str, limit: int, name: str = "fused", *, fingerprint: str | None = None) -> list[Hit]:
         """The listable products nearest to this one, without it; none if its vector has not come yet.
 
         Raises UnknownProduct if there is no offer of it.
         """
 
-    def fetch(self, product_id: str) -> StoredPoint | None:
+    def fetch(self, product_id: str, *, fingerprint: str | None = None) -> StoredPoint | None:
         """All that is stored of a product, also before its offer came."""
 
     def retrievable(self, product_ids: Collection[str]) -> set[str]:
         """Those that a search can return: listable, and with a fused vector."""
 
-    def count(self) -> dict[str, int]:
+    def currencies(self) -> dict[str, int]:
+        """How many products, sold out or not, have their price in each currency."""
+
+    def count(self, *, fingerprint: str | None = None) -> dict[str, int]:
         """How many `points`, and of those `listable`, and with a `fused` vector."""
+
+    def answered(self, *, fingerprint: str | None = None) -> int:
+        """How many listable products this encoder has answered for, be it that they have nothing to encode."""
 
     def close(self) -> None:
         """Everything is on disk and another process may open the store."""
@@ -148,6 +178,41 @@ def open_vectors(qdrant_url: str | None, api_key: str | None, home: Path, namesp
     return EmbeddedVectors(home / "vectors", namespace)
 
 
+def switch_vectors(qdrant_url: str | None, api_key: str | None, home: Path, namespace: str, fingerprint: str) -> None:
+    """As VectorStore.switch, from a process that does not own the embedded store: its pointer is one file.
+
+    Raises ValueError if the collection does not exist, StoreUnavailable.
+    """
+    if qdrant_url is not None:
+        from store.vectors_server import ServerVectors
+
+        store = ServerVectors(qdrant_url, api_key, namespace)
+        try:
+            store.switch(fingerprint)
+        finally:
+            store.close()
+        return
+    point_to(home / "vectors", namespace, fingerprint)
+
+
+def point_to(folder: Path, namespace: str, fingerprint: str) -> None:
+    """Readers of the embedded store in this folder see the collection. Raises ValueError if it does not exist."""
+    name = collection_name(namespace, fingerprint)
+    if not (folder / name).exists():
+        raise ValueError(f"there is no collection {name}: ensure() makes it")
+    write_whole(folder / alias_name(namespace), name)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """The file holds the text or what it held before, whatever happens in between, whoever else writes it."""
+    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.draft")
+    with draft.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
 def point_ids(namespace: str, product_ids: Iterable[str]) -> dict[str, str]:
     """The products' ids in Qdrant, which takes only UUIDs: point id -> product id."""
     shop = uuid.uuid5(_FRESHET, namespace)
@@ -162,6 +227,11 @@ def alias_name(namespace: str) -> str:
 def collection_name(namespace: str, fingerprint: str) -> str:
     """The collection of one encoder."""
     return f"{alias_name(namespace)}-{fingerprint}"
+
+
+def fingerprint_in(namespace: str, collection: str | None) -> str | None:
+    """The encoder of a collection's name."""
+    return None if collection is None else collection.removeprefix(f"{alias_name(namespace)}-")
 
 
 def check_points(points: Iterable[VectorPoint], widths: Mapping[str, int]) -> None:

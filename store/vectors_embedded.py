@@ -19,6 +19,7 @@ from store.user_vectors import EMBEDDING, ForgottenUser, UserHit, UserPoint, use
 from store.vectors import (
     Hit,
     OfferPoint,
+    PriceRange,
     StoredPoint,
     UnknownProduct,
     VectorPoint,
@@ -27,21 +28,18 @@ from store.vectors import (
     check_users,
     check_vector,
     collection_name,
+    fingerprint_in,
     point_ids,
+    point_to,
+    write_whole,
 )
-from store.vectors_embedded_words import filter_of, operation_of
+from store.vectors_embedded_words import filter_of, index_payload, operation_of
 
 WRITE_BATCH = 16
 """Points written under one hold of the lock, about 5 ms: a query waits no longer than that."""
 
 FLUSH_EVERY = 4_000
 """Writes between two flushes. The log since the last one is replayed at the next start, about .1 ms a write."""
-
-KINDS = {
-    "keyword": edge.PayloadSchemaType.Keyword,
-    "integer": edge.PayloadSchemaType.Integer,
-    "float": edge.PayloadSchemaType.Float,
-}
 
 
 class StoreInUse(Exception):
@@ -63,7 +61,7 @@ class EmbeddedVectors:
         self._users = users_collection(namespace)
         self._lock = RLock()
         self._shards: dict[str, edge.EdgeShard] = {}
-        self._target: str | None = None  # the collection that takes the writes
+        self._target: str | None = None  # the collection of the last `ensure`
         self._unflushed = 0
         folder.mkdir(parents=True, exist_ok=True)
         self._owner = _own(folder / f"{alias_name(namespace)}.lock")
@@ -77,35 +75,44 @@ class EmbeddedVectors:
                 raise ValueError(
                     f"{name} has vectors of {found}, the encoder gives {dict(widths)}: change its fingerprint"
                 )
-            self._shard(name)
+            index_payload(self._shard(name), rules.INDEXED)  # one of an earlier release may lack some
             self._target = name
             if not self._pointer.exists():
-                _write_whole(self._pointer, name)
+                write_whole(self._pointer, name)
 
     def switch(self, fingerprint: str) -> None:
+        with self._lock:
+            point_to(self._folder, self._namespace, fingerprint)
+
+    def serving(self) -> str | None:
+        return fingerprint_in(self._namespace, self._pointed())
+
+    def drop(self, fingerprint: str) -> None:
         name = collection_name(self._namespace, fingerprint)
         with self._lock:
-            if not (self._folder / name).exists():
-                raise ValueError(f"there is no collection {name}: ensure() makes it")
-            _write_whole(self._pointer, name)
+            if self._pointed() == name:
+                raise ValueError(f"readers see {name}: switch() first")
+            if (self._folder / name).exists():
+                self._discard(name)
 
-    def put_offers(self, points: Sequence[OfferPoint]) -> None:
+    def put_offers(self, points: Sequence[OfferPoint], fingerprint: str | None = None) -> None:
         for batch in rules.batches(points, WRITE_BATCH):
-            self._apply(rules.offer_writes(batch, self._namespace))
+            self._apply(rules.offer_writes(batch, self._namespace), self._written(fingerprint))
 
-    def put_vectors(self, points: Sequence[VectorPoint]) -> None:
-        widths = self._widths(self._written())
+    def put_vectors(self, points: Sequence[VectorPoint], fingerprint: str | None = None) -> None:
+        written = self._written(fingerprint)
+        widths = self._widths(written)
         check_points(points, widths)
         for batch in rules.batches(points, WRITE_BATCH):
-            self._apply(rules.vector_writes(batch, widths.keys(), self._namespace))
+            self._apply(rules.vector_writes(batch, widths.keys(), self._namespace), written)
 
-    def remove(self, revisions: Sequence[tuple[str, int]]) -> None:
+    def remove(self, revisions: Sequence[tuple[str, int]], fingerprint: str | None = None) -> None:
         for batch in rules.batches(revisions, WRITE_BATCH):
-            self._apply(rules.removals(batch, self._namespace))
+            self._apply(rules.removals(batch, self._namespace), self._written(fingerprint))
 
-    def remove_vectors(self, revisions: Sequence[tuple[str, int]]) -> None:
+    def remove_vectors(self, revisions: Sequence[tuple[str, int]], fingerprint: str | None = None) -> None:
         for batch in rules.batches(revisions, WRITE_BATCH):
-            self._apply(rules.vector_removals(batch, self._namespace))
+            self._apply(rules.vector_removals(batch, self._namespace), self._written(fingerprint))
 
     def nearest(
         self,
@@ -117,39 +124,38 @@ class EmbeddedVectors:
         exclude: Collection[str] = (),
         brand: str | None = None,
         category: str | None = None,
+        availability: str | None = None,
+        price: PriceRange | None = None,
+        fingerprint: str | None = None,
     ) -> list[Hit]:
         where = rules.seen_by_search(
-            self._namespace, listable_only=listable_only, exclude=exclude, brand=brand, category=category
+            self._namespace,
+            listable_only=listable_only,
+            exclude=exclude,
+            brand=brand,
+            category=category,
+            availability=availability,
+            price=price,
         )
         with self._lock:
-            collection = self._read()
-            check_vector("the query", name, vector, self._widths(collection))
-            query = edge.QueryRequest(
-                limit=limit,
-                query=edge.Query.Nearest(vector.tolist(), using=name),
-                filter=filter_of(where),
-                with_payload=True,
-            )
-            found: list[Any] = self._shard(collection).query(query)
-        return [Hit(point.payload["product_id"], point.score, rules.flat(point.payload)) for point in found]
+            return self._nearest(self._read(fingerprint), name, vector, limit, where)
 
-    def similar(self, product_id: str, limit: int, name: str = "fused") -> list[Hit]:
+    def similar(self, product_id: str, limit: int, name: str = "fused", *, fingerprint: str | None = None) -> list[Hit]:
+        where = rules.seen_by_search(
+            self._namespace, listable_only=True, exclude=(product_id,), brand=None, category=None
+        )
         with self._lock:
-            point = self.fetch(product_id)
+            collection = self._read(fingerprint)  # once: another process may move the pointer at any time
+            point = self._fetch(collection, product_id)
             if point is None or "revision" not in point.payload:
                 raise UnknownProduct(product_id)
             if name not in point.vectors:
                 return []
-            return self.nearest(name, point.vectors[name], limit, exclude=(product_id,))
+            return self._nearest(collection, name, point.vectors[name], limit, where)
 
-    def fetch(self, product_id: str) -> StoredPoint | None:
-        ids: list[Any] = list(point_ids(self._namespace, (product_id,)))
+    def fetch(self, product_id: str, *, fingerprint: str | None = None) -> StoredPoint | None:
         with self._lock:
-            found: list[Any] = self._shard(self._read()).retrieve(ids, with_payload=True, with_vector=True)
-        for point in found:
-            vectors = {name: np.asarray(values, np.float32) for name, values in point.vector.items()}
-            return StoredPoint(product_id, rules.flat(point.payload), vectors)
-        return None
+            return self._fetch(self._read(fingerprint), product_id)
 
     def retrievable(self, product_ids: Collection[str]) -> set[str]:
         products = point_ids(self._namespace, product_ids)
@@ -157,18 +163,50 @@ class EmbeddedVectors:
             return set()
         where = filter_of(rules.retrievable(products))
         with self._lock:
-            shard = self._shard(self._read())
+            shard = self._shard(self._read(None))
             found, _ = shard.scroll(edge.ScrollRequest(limit=len(products), filter=where, with_payload=False))
         return {products[str(point.id)] for point in found}
 
-    def count(self) -> dict[str, int]:
+    def currencies(self) -> dict[str, int]:
         with self._lock:
-            shard = self._shard(self._read())
+            asked = edge.FacetRequest(rules.CURRENCY, limit=rules.CURRENCIES_MAX, exact=True)
+            found: list[Any] = self._shard(self._read(None)).facet(asked).hits
+        return {hit.value: hit.count for hit in found}
+
+    def count(self, *, fingerprint: str | None = None) -> dict[str, int]:
+        with self._lock:
+            shard = self._shard(self._read(fingerprint))
             return {
                 "points": shard.count(edge.CountRequest()),
                 "listable": shard.count(edge.CountRequest(filter=filter_of(rules.LISTABLE))),
                 "fused": shard.count(edge.CountRequest(filter=filter_of(rules.FUSED))),
             }
+
+    def answered(self, *, fingerprint: str | None = None) -> int:
+        with self._lock:
+            shard = self._shard(self._read(fingerprint))
+            return int(shard.count(edge.CountRequest(filter=filter_of(rules.ANSWERED))))
+
+    def _nearest(
+        self, collection: str, name: str, vector: NDArray[np.float32], limit: int, where: rules.Where
+    ) -> list[Hit]:
+        check_vector("the query", name, vector, self._widths(collection))
+        query = edge.QueryRequest(
+            limit=limit,
+            query=edge.Query.Nearest(vector.tolist(), using=name),
+            filter=filter_of(where),
+            with_payload=True,
+        )
+        found: list[Any] = self._shard(collection).query(query)
+        return [Hit(point.payload["product_id"], point.score, rules.flat(point.payload)) for point in found]
+
+    def _fetch(self, collection: str, product_id: str) -> StoredPoint | None:
+        ids: list[Any] = list(point_ids(self._namespace, (product_id,)))
+        found: list[Any] = self._shard(collection).retrieve(ids, with_payload=True, with_vector=True)
+        for point in found:
+            vectors = {name: np.asarray(values, np.float32) for name, values in point.vector.items()}
+            return StoredPoint(product_id, rules.flat(point.payload), vectors)
+        return None
 
     # --- users ---------------------------------------------------------------------------------------------------
 
@@ -219,17 +257,25 @@ class EmbeddedVectors:
             self._shards.clear()
             self._owner.close()
 
-    def _written(self) -> str:
-        if self._target is None:
-            raise RuntimeError("no collection takes the writes: call ensure() first")
-        return self._target
+    def _written(self, fingerprint: str | None) -> str:
+        """The collection that takes the writes, which `ensure` has made."""
+        name = self._target if fingerprint is None else collection_name(self._namespace, fingerprint)
+        if name is None or name not in self._shards:
+            raise RuntimeError(f"{name or 'no collection'} takes no writes: call ensure() first")
+        return name
 
-    def _read(self) -> str:
-        """The collection that the alias points to."""
+    def _read(self, fingerprint: str | None) -> str:
+        """The collection of the fingerprint; None: the one that the alias points to."""
+        name = self._pointed() if fingerprint is None else collection_name(self._namespace, fingerprint)
+        if name is None or not (self._folder / name).exists():
+            raise StoreUnavailable(f"there is no collection {name or self._pointer.name} yet: is the index role up?")
+        return name
+
+    def _pointed(self) -> str | None:
         try:
             return self._pointer.read_text()
-        except FileNotFoundError as error:
-            raise StoreUnavailable(f"there is no collection {self._pointer.name} yet: is the index role up?") from error
+        except FileNotFoundError:
+            return None
 
     def _widths(self, name: str) -> dict[str, int]:
         widths: dict[str, int] = json.loads((self._folder / name / "widths.json").read_bytes())
@@ -240,11 +286,10 @@ class EmbeddedVectors:
         draft = self._folder / f"{name}.new"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
-        _write_whole(draft / "widths.json", json.dumps(dict(widths)))
+        write_whole(draft / "widths.json", json.dumps(dict(widths)))
         vectors = {vector: edge.EdgeVectorParams(width, edge.Distance.Cosine) for vector, width in widths.items()}
         shard = edge.EdgeShard.create(str(draft / "shard"), edge.EdgeConfig(vectors=vectors, wal_enabled=True))
-        for path, kind in indexed.items():
-            shard.update(edge.UpdateOperation.create_field_index(path, KINDS[kind]))
+        index_payload(shard, indexed)
         shard.close()
         draft.rename(self._folder / name)
 
@@ -263,10 +308,9 @@ class EmbeddedVectors:
             self._shards[name] = edge.EdgeShard.load(str(self._folder / name / "shard"))
         return self._shards[name]
 
-    def _apply(self, writes: Sequence[rules.Write], collection: str | None = None) -> None:
-        """To the collection, or that of `ensure`."""
+    def _apply(self, writes: Sequence[rules.Write], collection: str) -> None:
         with self._lock:
-            shard = self._shard(collection or self._written())
+            shard = self._shard(collection)
             for write in writes:
                 shard.update(operation_of(write))
             self._unflushed += len(writes)
@@ -292,13 +336,3 @@ def _own(path: Path) -> IO[str]:
     file.write(str(os.getpid()))
     file.flush()
     return file
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """The file holds the text or what it held before, whatever happens in between."""
-    draft = path.with_name(f"{path.name}.draft")
-    with draft.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

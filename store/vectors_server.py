@@ -19,6 +19,7 @@ from store.user_vectors import EMBEDDING, ForgottenUser, UserHit, UserPoint, use
 from store.vectors import (
     Hit,
     OfferPoint,
+    PriceRange,
     StoredPoint,
     UnknownProduct,
     VectorPoint,
@@ -27,6 +28,7 @@ from store.vectors import (
     check_users,
     check_vector,
     collection_name,
+    fingerprint_in,
     point_ids,
 )
 from store.vectors_server_words import filter_of, operation_of
@@ -51,9 +53,9 @@ class ServerVectors:
         self._alias = alias_name(namespace)
         self._users = users_collection(namespace)
         self._user_widths: dict[str, int] = {}  # of that collection, when it was last looked at
-        self._target: str | None = None  # the collection that takes the writes
-        self._widths: dict[str, int] = {}  # of that collection
-        self._read_widths: dict[str, int] = {}  # of the one behind the alias, when it was last looked at
+        self._target: str | None = None  # the collection of the last `ensure`
+        self._widths: dict[str, dict[str, int]] = {}  # of each that takes writes
+        self._read_widths: dict[str, dict[str, int]] = {}  # of those that were read, when they were last looked at
         self._client = (
             QdrantClient(IN_MEMORY)
             if url == IN_MEMORY
@@ -72,7 +74,7 @@ class ServerVectors:
                     f"{name} has vectors of {found}, the encoder gives {dict(widths)}: change its fingerprint"
                 )
             self._index_payload(name, rules.INDEXED)
-            self._target, self._widths = name, found
+            self._target, self._widths[name] = name, found
             if self._aliased() is None:
                 self._point_to(name)
 
@@ -83,23 +85,38 @@ class ServerVectors:
                 raise ValueError(f"there is no collection {name}: ensure() makes it")
             self._point_to(name)
 
-    def put_offers(self, points: Sequence[OfferPoint]) -> None:
+    def serving(self) -> str | None:
+        with self._calling():
+            return fingerprint_in(self._namespace, self._aliased())
+
+    def drop(self, fingerprint: str) -> None:
+        name = collection_name(self._namespace, fingerprint)
+        with self._calling():
+            if self._aliased() == name:
+                raise ValueError(f"readers see {name}: switch() first")
+            if self._client.collection_exists(name):
+                self._client.delete_collection(name)
+            self._widths.pop(name, None)
+            self._read_widths.pop(name, None)
+
+    def put_offers(self, points: Sequence[OfferPoint], fingerprint: str | None = None) -> None:
         for batch in rules.batches(points, WRITE_BATCH):
-            self._apply(rules.offer_writes(batch, self._namespace))
+            self._apply(rules.offer_writes(batch, self._namespace), self._written(fingerprint))
 
-    def put_vectors(self, points: Sequence[VectorPoint]) -> None:
-        self._written()
-        check_points(points, self._widths)
+    def put_vectors(self, points: Sequence[VectorPoint], fingerprint: str | None = None) -> None:
+        written = self._written(fingerprint)
+        widths = self._widths[written]
+        check_points(points, widths)
         for batch in rules.batches(points, WRITE_BATCH):
-            self._apply(rules.vector_writes(batch, self._widths.keys(), self._namespace))
+            self._apply(rules.vector_writes(batch, widths.keys(), self._namespace), written)
 
-    def remove(self, revisions: Sequence[tuple[str, int]]) -> None:
+    def remove(self, revisions: Sequence[tuple[str, int]], fingerprint: str | None = None) -> None:
         for batch in rules.batches(revisions, WRITE_BATCH):
-            self._apply(rules.removals(batch, self._namespace))
+            self._apply(rules.removals(batch, self._namespace), self._written(fingerprint))
 
-    def remove_vectors(self, revisions: Sequence[tuple[str, int]]) -> None:
+    def remove_vectors(self, revisions: Sequence[tuple[str, int]], fingerprint: str | None = None) -> None:
         for batch in rules.batches(revisions, WRITE_BATCH):
-            self._apply(rules.vector_removals(batch, self._namespace))
+            self._apply(rules.vector_removals(batch, self._namespace), self._written(fingerprint))
 
     def nearest(
         self,
@@ -111,59 +128,83 @@ class ServerVectors:
         exclude: Collection[str] = (),
         brand: str | None = None,
         category: str | None = None,
+        availability: str | None = None,
+        price: PriceRange | None = None,
+        fingerprint: str | None = None,
     ) -> list[Hit]:
         where = rules.seen_by_search(
-            self._namespace, listable_only=listable_only, exclude=exclude, brand=brand, category=category
+            self._namespace,
+            listable_only=listable_only,
+            exclude=exclude,
+            brand=brand,
+            category=category,
+            availability=availability,
+            price=price,
         )
-        with self._reading():
-            if self._read_widths.get(name) != vector.size:  # the alias may point elsewhere by now
-                self._read_widths = self._widths_of(self._alias)
-            check_vector("the query", name, vector, self._read_widths)
-            answer = self._client.query_points(
-                self._alias,
-                query=vector.tolist(),
-                using=name,
-                query_filter=filter_of(where),
-                limit=limit,
-                with_payload=True,
-            )
-        payloads = [(point.payload or {}, point.score) for point in answer.points]
-        return [Hit(payload["product_id"], score, rules.flat(payload)) for payload, score in payloads]
+        with self._reading(fingerprint) as collection:
+            return self._nearest(collection, name, vector, limit, where)
 
-    def similar(self, product_id: str, limit: int, name: str = "fused") -> list[Hit]:
-        point = self.fetch(product_id)
-        if point is None or "revision" not in point.payload:
-            raise UnknownProduct(product_id)
-        if name not in point.vectors:
-            return []
-        return self.nearest(name, point.vectors[name], limit, exclude=(product_id,))
+    def similar(self, product_id: str, limit: int, name: str = "fused", *, fingerprint: str | None = None) -> list[Hit]:
+        where = rules.seen_by_search(
+            self._namespace, listable_only=True, exclude=(product_id,), brand=None, category=None
+        )
+        with self._reading(fingerprint or self.serving()) as collection:  # not by the alias, which may move in between
+            point = self._fetch(collection, product_id)
+            if point is None or "revision" not in point.payload:
+                raise UnknownProduct(product_id)
+            if name not in point.vectors:
+                return []
+            return self._nearest(collection, name, point.vectors[name], limit, where)
 
-    def fetch(self, product_id: str) -> StoredPoint | None:
-        ids = list(point_ids(self._namespace, (product_id,)))
-        with self._reading():
-            found = self._client.retrieve(self._alias, ids, with_payload=True, with_vectors=True)
-        for point in found:
-            named = point.vector if isinstance(point.vector, dict) else {}
-            vectors = {name: np.asarray(values, np.float32) for name, values in named.items()}
-            return StoredPoint(product_id, rules.flat(point.payload or {}), vectors)
-        return None
+    def fetch(self, product_id: str, *, fingerprint: str | None = None) -> StoredPoint | None:
+        with self._reading(fingerprint) as collection:
+            return self._fetch(collection, product_id)
 
     def retrievable(self, product_ids: Collection[str]) -> set[str]:
         products = point_ids(self._namespace, product_ids)
         if not products:
             return set()
         where = filter_of(rules.retrievable(products))
-        with self._reading():
-            found, _ = self._client.scroll(self._alias, where, limit=len(products), with_payload=False)
+        with self._reading(None) as collection:
+            found, _ = self._client.scroll(collection, where, limit=len(products), with_payload=False)
         return {products[str(point.id)] for point in found}
 
-    def count(self) -> dict[str, int]:
-        with self._reading():
+    def currencies(self) -> dict[str, int]:
+        with self._reading(None) as collection:
+            found = self._client.facet(collection, rules.CURRENCY, limit=rules.CURRENCIES_MAX, exact=True).hits
+        return {str(hit.value): hit.count for hit in found}
+
+    def count(self, *, fingerprint: str | None = None) -> dict[str, int]:
+        with self._reading(fingerprint) as collection:
             return {
-                "points": self._client.count(self._alias).count,
-                "listable": self._client.count(self._alias, filter_of(rules.LISTABLE)).count,
-                "fused": self._client.count(self._alias, filter_of(rules.FUSED)).count,
+                "points": self._client.count(collection).count,
+                "listable": self._client.count(collection, filter_of(rules.LISTABLE)).count,
+                "fused": self._client.count(collection, filter_of(rules.FUSED)).count,
             }
+
+    def answered(self, *, fingerprint: str | None = None) -> int:
+        with self._reading(fingerprint) as collection:
+            return self._client.count(collection, filter_of(rules.ANSWERED)).count
+
+    def _nearest(
+        self, collection: str, name: str, vector: NDArray[np.float32], limit: int, where: rules.Where
+    ) -> list[Hit]:
+        if self._read_widths[collection].get(name) != vector.size:  # the alias may point elsewhere by now
+            self._read_widths[collection] = self._widths_of(collection)
+        check_vector("the query", name, vector, self._read_widths[collection])
+        answer = self._client.query_points(
+            collection, query=vector.tolist(), using=name, query_filter=filter_of(where), limit=limit, with_payload=True
+        )
+        payloads = [(point.payload or {}, point.score) for point in answer.points]
+        return [Hit(payload["product_id"], score, rules.flat(payload)) for payload, score in payloads]
+
+    def _fetch(self, collection: str, product_id: str) -> StoredPoint | None:
+        ids = list(point_ids(self._namespace, (product_id,)))
+        for point in self._client.retrieve(collection, ids, with_payload=True, with_vectors=True):
+            named = point.vector if isinstance(point.vector, dict) else {}
+            vectors = {name: np.asarray(values, np.float32) for name, values in named.items()}
+            return StoredPoint(product_id, rules.flat(point.payload or {}), vectors)
+        return None
 
     # --- users ---------------------------------------------------------------------------------------------------
 
@@ -218,10 +259,12 @@ class ServerVectors:
     def close(self) -> None:
         self._client.close()
 
-    def _written(self) -> str:
-        if self._target is None:
-            raise RuntimeError("no collection takes the writes: call ensure() first")
-        return self._target
+    def _written(self, fingerprint: str | None) -> str:
+        """The collection that takes the writes, which `ensure` has made."""
+        name = self._target if fingerprint is None else collection_name(self._namespace, fingerprint)
+        if name is None or name not in self._widths:
+            raise RuntimeError(f"{name or 'no collection'} takes no writes: call ensure() first")
+        return name
 
     def _aliased(self) -> str | None:
         """The collection that the alias points to."""
@@ -256,27 +299,27 @@ class ServerVectors:
             for path, kind in indexed.items():
                 self._client.create_payload_index(name, path, qdrant.PayloadSchemaType(kind), wait=True)
 
-    def _apply(self, writes: Sequence[rules.Write], collection: str | None = None) -> None:
-        """One request to the collection, or that of `ensure`; applied in order, and so on every replica."""
-        target = collection or self._written()
+    def _apply(self, writes: Sequence[rules.Write], collection: str) -> None:
+        """One request; applied in order, and so on every replica."""
         operations = [operation_of(write) for write in writes]
         with self._calling():
             results = self._client.batch_update_points(
-                target, operations, wait=True, ordering=qdrant.WriteOrdering.MEDIUM
+                collection, operations, wait=True, ordering=qdrant.WriteOrdering.MEDIUM
             )
         pending = {result.status for result in results} - {qdrant.UpdateStatus.COMPLETED}
         if pending:
             raise StoreUnavailable(f"Qdrant took the writes but has not applied them within {TIMEOUT_S} s")
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """A call by the alias, which exists."""
+    def _reading(self, fingerprint: str | None) -> Iterator[str]:
+        """Calls by the name of a collection that exists; None: by the alias."""
+        name = self._alias if fingerprint is None else collection_name(self._namespace, fingerprint)
         with self._calling():
-            if not self._read_widths:
-                if self._aliased() is None:
-                    raise StoreUnavailable(f"there is no collection {self._alias} yet: is the index role up?")
-                self._read_widths = self._widths_of(self._alias)
-            yield
+            if name not in self._read_widths:
+                if self._aliased() is None if fingerprint is None else not self._client.collection_exists(name):
+                    raise StoreUnavailable(f"there is no collection {name} yet: is the index role up?")
+                self._read_widths[name] = self._widths_of(name)
+            yield name
 
     @contextmanager
     def _calling(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from streams.events import (
     CatalogUpdate,
     EncodeRequest,
+    EncoderVersion,
     ItemFactors,
     ItemNeighbours,
     ModelRecord,
@@ -166,6 +167,13 @@ CHANNELS: dict[str, Channel] = {
         "What a role says of itself, about once a second.",
         "every role",
         ("command line", "api"),
+    ),
+    "encoders": Channel(
+        EncoderVersion,
+        {"type": "string", "minLength": 1, "maxLength": 40, "description": "the fingerprint"},
+        "A version of the encoders: whether it is filled, and whether it serves.",
+        "catalog",
+        ("encode", "index", "clicks", "learner", "api"),
     ),
 }
 

@@ -1,8 +1,9 @@
 """The catalogue: the shop's updates become products in SQL, offers for everybody, and work for the encoders.
 
 An offer is published with each update, an encode request only if something changed that an encoder reads, or if the
-picture is missing and the update names it again. What the encoders answer is noted in the row; that raises its
-revision, but makes no offer.
+picture is missing and the update names it again. What the serving encoders answer is noted in the row; that raises its
+revision, but makes no offer. Which versions of the encoders there are is published here too, because the others have no
+database.
 """
 
 import time
@@ -12,13 +13,16 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any
 
+import orjson
+
 from store.database import get_fact, set_fact
+from store.encoders import EncoderStore
 from store.products import ProductStore
 from store.records import ImageState, ProductRow
 from streams.broker import Broker, BrokerUnavailable, Outgoing
 from streams.catalog_rows import (
-    ENCODED_FIELDS,
     Update,
+    encoded_content,
     is_replay,
     names_pictures,
     next_revision,
@@ -36,6 +40,7 @@ from streams.parsing import parse, parse_catalog_update
 from streams.role import Delivery, Message, Outcome, Role
 from streams.settings import Settings
 from streams.topics import TopicNames
+from streams.versions import version_of, version_record
 
 LISTABLE = frozenset({"in_stock", "preorder", "backorder"})
 OFFER_FIELDS = ("title", "brand", "category", "price", "availability", "image_links", "attributes")
@@ -59,7 +64,7 @@ class _Fold:
 
 
 class CatalogRole(Role[Event]):
-    """Writer of the rows, of product-index and of encode-requests."""
+    """Writer of the rows, of product-index, of encode-requests and of encoders."""
 
     name = "catalog"
     every_s = 1.0
@@ -72,6 +77,8 @@ class CatalogRole(Role[Event]):
         self._broker = Broker(settings)
         self._purge_at = 0.0
         self._encode_retries = 0
+        self._encoders = EncoderStore(products.engine)
+        self._told: dict[str, int] = {}  # revisions of the versions that are published
 
     def parse(self, message: Message) -> Event:
         if message.topic == self._names.product_vectors:
@@ -134,43 +141,64 @@ class CatalogRole(Role[Event]):
     # --- by the clock, and after an assignment --------------------------------------------------------------------
 
     def tick(self) -> Outcome:
-        """Pictures that could not be had are asked for again; now and then, old tombstones go."""
+        """What has changed of the encoders' versions is told, pictures that could not be had are asked for again; now
+        and then, old tombstones go."""
         now = time.time()
         if now >= self._purge_at:
             self._products.purge_tombstones(now - (self._settings.topic_retention_days + 1) * 86_400)
             self._purge_at = now + PURGE_EVERY_S
+        versions = [version_of(row) for row in self._encoders.all()]
+        news = [version for version in versions if self._told.get(version.fingerprint) != version.revision]
         due = self._products.due_for_retry(now, CHUNK)
-        if not due:
-            return Outcome()
         # The requests are durable before their rows say that nothing is due; the answers set the next time.
         rows = [replace(row, revision=row.revision + 1, retry_at=None) for row in due]
         self._encode_retries += len(rows)
-        return Outcome([self._encode_request(row) for row in rows], partial(self._products.write, rows))
+        records = [version_record(self._names, version) for version in news]
+
+        def commit() -> None:
+            if rows:
+                self._products.write(rows)
+            self._told |= {version.fingerprint: version.revision for version in news}
+
+        return Outcome([*records, *map(self._encode_request, rows)], commit)
 
     def assigned(self) -> Iterator[list[Outgoing]]:
         """The offers of rows changed in the last minutes, which heals what a dying predecessor wrote late.
 
-        If the derived topics are not those that hold every row (a first start, a broker that keeps nothing, another
-        encoder): every row's records. Once all are confirmed, the topics' ids are kept as a fact.
+        If the derived topics are not those that hold every row (a first start, a broker that keeps nothing): every
+        row's records. Once all are confirmed, the topics' ids are kept as a fact. Vectors on a topic that was not known
+        need no requests: the readers of a version that is new read all there are.
         """
-        topics = self._derived_topics()
-        if get_fact(self._products.engine, PUBLISHED_TO) == topics:
+        self._told = {}
+        held, topics = self._held_topics(), self._derived_topics()
+        if all(held.get(name, id) == id for name, id in topics.items()) and self._names.encode_requests in held:
             for rows in _chunks(self._products.changed_since(time.time() - RECENT_S)):
                 yield [self._offer(row) for row in rows]
-            return
-        for rows in _chunks(self._products.all_rows(CHUNK)):
-            yield [*map(self._offer, rows), *map(self._encode_request, rows)]
-        set_fact(self._products.engine, PUBLISHED_TO, topics)
+        else:
+            for rows in _chunks(self._products.all_rows(CHUNK)):
+                yield [*map(self._offer, rows), *map(self._encode_request, rows)]
+        if held != held | topics:
+            set_fact(self._products.engine, PUBLISHED_TO, orjson.dumps(held | topics).decode())
 
     def details(self) -> dict[str, float | int | str]:
         return {"encode_retries": self._encode_retries}
 
-    def _derived_topics(self) -> str:
-        names = (self._names.product_index, self._names.encode_requests, self._names.product_vectors)
+    def _held_topics(self) -> dict[str, str]:
+        """The ids of the topics that hold every row, by their names."""
+        fact = get_fact(self._products.engine, PUBLISHED_TO)
+        if fact is None or fact.startswith("{"):
+            return dict(orjson.loads(fact or "{}"))
+        return dict(zip(self._derived_names(), fact.split(), strict=False))  # as it was kept before there were versions
+
+    def _derived_names(self) -> tuple[str, ...]:
+        return (self._names.product_index, self._names.encode_requests, self._names.product_vectors)
+
+    def _derived_topics(self) -> dict[str, str]:
+        names = self._derived_names()
         ids = self._broker.topic_ids(names)
         if absent := set(names) - ids.keys():
             raise BrokerUnavailable(f"no topics {sorted(absent)}: make them with `freshet topics create`")
-        return " ".join(ids[name] for name in names)
+        return {name: ids[name] for name in names}
 
     # --- records --------------------------------------------------------------------------------------------------
 
@@ -225,7 +253,7 @@ def _offer_of(row: ProductRow) -> Offer:
 
 def _request_of(row: ProductRow) -> EncodeRequest:
     own = {"product_id": row.product_id, "content_revision": row.content_revision}
-    return EncodeRequest.model_validate(own | {name: row.fields[name] for name in ENCODED_FIELDS})
+    return EncodeRequest.model_validate(own | encoded_content(row.fields))
 
 
 def _chunks(rows: Iterable[ProductRow]) -> Iterator[list[ProductRow]]:

@@ -5,8 +5,7 @@ know is ignored, because shops add fields; `unknown_fields` names it so that it 
 """
 
 import base64
-from datetime import datetime
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +13,14 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 Id = Annotated[str, Field(min_length=1, max_length=200, description="an id of the shop")]
 ShortText = Annotated[str, Field(max_length=1_000)]
-LongText = Annotated[str, Field(max_length=20_000)]
-Link = Annotated[str, Field(min_length=1, max_length=2_000)]
 Availability = Literal["in_stock", "out_of_stock", "preorder", "backorder"]
-ClickEvent = Literal["view_item", "select_item", "add_to_cart", "purchase"]
 ListSource = Literal["next-click", "content", "popular", "new"]
+ClickEvent = Literal["view_item", "select_item", "add_to_cart", "purchase"]
 Segment = Annotated[
     Annotated[str, StringConstraints(strip_whitespace=True, max_length=64)] | None,
     AfterValidator(lambda text: text or None),
     Field(description="what the shop tells its users apart by, such as a country; empty counts as none"),
 ]
-EARLIEST = datetime.fromisoformat("1990-01-01T00:00:00+00:00")
 
 
 class BadEvent(Exception):
@@ -62,12 +58,12 @@ class ProductFields(Contract):
     """Named after the Google product feed."""
 
     title: Annotated[str, Field(min_length=1, max_length=1_000)]
-    description: LongText = ""
+    description: Annotated[str, Field(max_length=20_000)] = ""
     brand: ShortText | None = None
     category: Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=10)] = []
     price: Price | None = None
     availability: Availability = "in_stock"
-    image_links: Annotated[list[Link], Field(max_length=20)] = []
+    image_links: Annotated[list[Annotated[str, Field(min_length=1, max_length=2_000)]], Field(max_length=20)] = []
     attributes: Annotated[dict[Annotated[str, Field(max_length=100)], ShortText], Field(max_length=100)] = {}
     location: Location | None = None
 
@@ -90,8 +86,7 @@ class ProductPatch(ProductFields):
 
     def changes(self) -> dict[str, Any]:
         """The named fields as plain JSON values."""
-        named = self.model_fields_set & ProductFields.model_fields.keys()
-        return self.model_dump(mode="json", include=named)
+        return self.model_dump(mode="json", include=self.model_fields_set & ProductFields.model_fields.keys())
 
 
 class ProductDelete(Contract):
@@ -147,6 +142,7 @@ class EncodeRequest(Contract):
     category: list[str]
     attributes: dict[str, str]
     image_links: list[str]
+    price_band: int | None = None  # of encoders.attributes.price_band: the price itself changes too often
 
 
 class Missing(Contract):
@@ -167,6 +163,20 @@ class ProductVectors(Contract):
     text: str | None
     fused: str | None
     missing: list[Missing]
+
+
+class EncoderVersion(Contract):
+    """encoders: a version of the encoders. Of those that are there the one with the highest `served` serves."""
+
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-z]{1,40}$")]
+    revision: int  # of its row: readers keep the highest
+    state: Literal["serving", "filling", "idle", "removed"]
+    served: int  # rises with each switch; 0: it never did
+    group: str  # how the names of its consumer groups end
+    is_filled: bool  # there is a collection of it
+    has_files: bool  # False: it is made of its sources alone
+    sources: dict[str, str]  # of the weights, by "image" and "text"
+    widths: dict[str, int]  # of the vectors, by "image", "text" and "fused"
 
 
 class HistoryClick(Contract):
@@ -230,6 +240,7 @@ class ContentMapRecord(Contract):
     mean: str  # (W,) float32
     axes: str  # (W, D) float32
     products: int
+    encoder: str | None = None  # fingerprint of the version whose vectors are mapped
 
 
 class SecondStageWeights(Contract):
@@ -240,6 +251,7 @@ class SecondStageWeights(Contract):
     sequence: int
     now: int  # learned clicks of the shop
     lift: dict[str, str]  # name in encoders.content_lift.Lift -> float32
+    encoder: str | None = None  # of the version whose contents the lift is of
     reranker: dict[str, str]  # name in encoders.reranker.Reranker -> float32
 
 
@@ -273,9 +285,8 @@ class ListItem(Contract):
 class RecommendationList(Contract):
     """recommendations: a user's list after the clicks that it names; without any after a push or a retraction.
 
-    Of a user's lists the one with the highest revision counts, and of those with the same revision the one made last:
-    a push or a retraction changes the list, but not the user's row. A retraction comes twice: first what is left of
-    the list, which names what was withdrawn; then, as soon as there is room, a whole list that names nothing.
+    The highest revision counts, of those with the same the list made last: a push leaves the user's row. A retraction
+    comes twice: what is left of the list and names what was withdrawn; then a whole list.
     """
 
     list_id: str
@@ -292,8 +303,7 @@ class RecommendationList(Contract):
 class UserEmbedding(Contract):
     """user-embeddings: what the next-click model makes of the clicks of a user who was active lately.
 
-    Of a user's records the one with the highest revision counts. A null record (header `revision`) forgets her: what
-    has that revision or a lower one is void.
+    The highest revision counts. A null record (header `revision`) forgets her: it voids that revision and lower ones.
     """
 
     user_id: Id
@@ -322,13 +332,6 @@ class WorkerStatus(Contract):
     details: dict[str, float | int | str]
 
 
-class Gone(NamedTuple):
-    """What a null record on a topic about products says: as of this revision there is no such product."""
-
-    product_id: str
-    revision: int
-
-
 # --- vectors on the wire -----------------------------------------------------------------------------------------
 
 
@@ -343,6 +346,6 @@ def unpack_vector(text: str) -> NDArray[np.float32]:
         vector = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4")
     except ValueError as error:
         raise BadEvent("a vector is not base64 of little-endian float32 values") from error
-    if not np.isfinite(vector).all():
-        raise BadEvent("a vector has a value that is not finite")
-    return vector
+    if np.isfinite(vector).all():
+        return vector
+    raise BadEvent("a vector has a value that is not finite")

@@ -2,22 +2,30 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from streams.events import (
-    EARLIEST,
     BadEvent,
     CatalogUpdate,
-    Gone,
     ProductDelete,
     ProductPatch,
     ProductUpsert,
     UserClick,
     WrongKey,
 )
+
+EARLIEST = datetime.fromisoformat("1990-01-01T00:00:00+00:00")
+
+
+class Gone(NamedTuple):
+    """What a null record on a topic about products says: as of this revision there is no such product."""
+
+    product_id: str
+    revision: int
 
 
 @lru_cache(maxsize=64)

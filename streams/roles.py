@@ -142,6 +142,7 @@ def _learner(parts: Parts) -> Runnable:
 
 def _api(parts: Parts) -> Runnable:
     from streams.api import Api
+    from streams.search import Search
     from streams.status import StatusBoard
 
     return Api(
@@ -152,6 +153,7 @@ def _api(parts: Parts) -> Runnable:
         recommend=parts.recommend,
         neighbours=parts.neighbours,
         look_alikes=parts.look_alikes,
+        search=Search(parts.settings, parts.vectors),
         board=StatusBoard(parts.broker, parts.names.worker_status),
         replicas=parts.replica,
     )

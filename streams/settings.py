@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     picture_max_bytes: int = Field(10_000_000, ge=1_000)
     picture_max_pixels: int = Field(40_000_000, ge=1_000)
     picture_timeout_s: Seconds = Field(10.0, description="whole fetch, redirects included")
+    pictures_per_product: int = Field(3, ge=1, le=20, description="of several pictures so many are encoded, at most")
     picture_retry_s: Seconds = Field(
         60.0, description="first retry of a picture that could not be had; doubles, a day at most"
     )

@@ -53,6 +53,12 @@ class TopicNames:
     model_weights: str
     recommendations: str
     worker_status: str
+    encoders: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the version whose vectors are on product_vectors."""
+        return self.product_vectors.rpartition("-")[2]
 
 
 def topic_names(settings: Settings, fingerprint: str) -> TopicNames:
@@ -71,6 +77,7 @@ def topic_names(settings: Settings, fingerprint: str) -> TopicNames:
         model_weights=f"{prefix}model-weights",
         recommendations=f"{prefix}recommendations",
         worker_status=f"{prefix}worker-status",
+        encoders=f"{prefix}encoders",
     )
 
 
@@ -95,6 +102,7 @@ def topics_of(settings: Settings, names: TopicNames) -> list[Topic]:
         Topic(names.model_weights, 1, "compacted"),
         Topic(names.recommendations, many, "days", 1),
         Topic(names.worker_status, 1, "days", 0.05),
+        Topic(names.encoders, 1, "compacted"),
     ]
     consumed = (
         names.catalog_updates,

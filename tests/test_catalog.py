@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from messages import NAMES, Json, Source, delivered, headers, run, values
 from sqlalchemy import Engine, delete
 
-from store.database import get_fact, open_database
+from encoders.attributes import price_band
+from store.database import get_fact, open_database, set_fact
+from store.encoders import EncoderRow, EncoderStore
 from store.products import ProductStore
 from store.products import products as products_table
 from store.records import ProductRow
@@ -23,6 +25,7 @@ from streams.catalog import PUBLISHED_TO, CatalogRole
 from streams.events import BadEvent, WrongKey
 from streams.role import Message
 from streams.settings import Settings
+from streams.topics import topic_names
 
 CUP: Json = {
     "title": "Red cup",
@@ -126,7 +129,8 @@ def test_a_new_product_becomes_a_row_an_offer_and_an_encode_request(
         }
     }
     encoded = ("title", "description", "brand", "category", "attributes", "image_links")
-    request = {"product_id": "cup", "content_revision": 1} | {name: CUP[name] for name in encoded}
+    request = {"product_id": "cup", "content_revision": 1, "price_band": price_band(CUP["price"]["amount"])}
+    request |= {name: CUP[name] for name in encoded}
     assert values(outcome, REQUESTS) == {"cup": request}
     assert headers(outcome, INDEX) == headers(outcome, REQUESTS) == {"cup": {"revision": b"1"}}
     assert not outcome.rejected
@@ -573,6 +577,58 @@ def test_new_topics_are_filled_with_every_row_before_the_fact_is_kept(
 
     monkeypatch.setattr(Broker, "topic_ids", lambda _, names: {name: f"second-{name}" for name in names})
     assert len(list(role.assigned())) == 3
+
+
+def test_the_ids_that_were_kept_before_there_were_versions_are_known(
+    role: CatalogRole, store: ProductStore, engine: Engine, updates: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Broker, "topic_ids", lambda _, names: {name: f"id-{name}" for name in names})
+    run(role, updates.message("cup", upsert("cup")))
+    store.write([replace(row_of(store), revision=2, changed_at=0.0)])
+    set_fact(engine, PUBLISHED_TO, f"id-{INDEX} id-{REQUESTS} id-{NAMES.product_vectors}")
+    assert list(role.assigned()) == []
+    set_fact(engine, PUBLISHED_TO, f"id-{INDEX} other id-{NAMES.product_vectors}")
+    assert len(list(role.assigned())) == 1
+
+
+def test_a_version_that_is_new_to_the_catalogue_makes_nobody_encode_again(
+    role: CatalogRole, store: ProductStore, updates: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_fact(store.engine, PUBLISHED_TO, "{}")
+    monkeypatch.setattr(Broker, "topic_ids", lambda _, names: {name: f"id-{name}" for name in names})
+    run(role, updates.message("cup", upsert("cup")))
+    store.write([replace(row_of(store), revision=2, changed_at=0.0)])
+    assert len(list(role.assigned())) == 1
+    other = CatalogRole(Settings(home=tmp_path), topic_names(Settings(), "cd34"), store)
+    assert list(other.assigned()) == []
+    monkeypatch.setattr(Broker, "topic_ids", lambda _, names: {name: f"second-{name}" for name in names})
+    assert len(list(other.assigned())) == 1
+
+
+def test_versions_of_the_encoders_are_told_when_they_change_and_after_an_assignment(
+    role: CatalogRole, store: ProductStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Broker, "topic_ids", lambda _, names: {name: f"id-{name}" for name in names})
+    encoders = EncoderStore(store.engine)
+    sources = {"image": "package:i", "text": "package:t"}
+
+    def told() -> dict[str, tuple[str, int]]:
+        outcome = role.tick()
+        outcome.commit()
+        found = values(outcome, NAMES.encoders)
+        return {key: (value["state"], value["served"]) for key, value in found.items() if value}
+
+    encoders.add_untrained(EncoderRow("ab12", sources, {"fused": 2}))
+    encoders.add(EncoderRow("cd34", sources, {"fused": 2}))
+    assert told() == {"ab12": ("serving", 1), "cd34": ("idle", 0)}
+    assert told() == {}
+    encoders.fill("cd34")
+    assert set(values(role.tick(), NAMES.encoders)) == {"cd34"}, "not confirmed"
+    assert told() == {"cd34": ("filling", 0)}
+    encoders.switch("cd34")
+    assert told() == {"ab12": ("filling", 1), "cd34": ("serving", 2)}
+    list(role.assigned())
+    assert told().keys() == {"ab12", "cd34"}
 
 
 def test_after_an_assignment_the_offers_of_the_last_minutes_are_published_again(

@@ -13,7 +13,6 @@ from hypothesis.extra.numpy import arrays
 
 from streams.events import (
     BadEvent,
-    Gone,
     ProductDelete,
     ProductPatch,
     ProductUpsert,
@@ -22,7 +21,7 @@ from streams.events import (
     pack_vector,
     unpack_vector,
 )
-from streams.parsing import parse, parse_catalog_update, parse_click, parse_gone, parse_key, unknown_fields
+from streams.parsing import Gone, parse, parse_catalog_update, parse_click, parse_gone, parse_key, unknown_fields
 
 NOW = datetime.now(UTC)
 CLICK: dict[str, Any] = {

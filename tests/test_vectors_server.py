@@ -71,6 +71,7 @@ def test_writes_that_are_not_applied_in_time_are_unavailable() -> None:
     with answering(200, answer) as url:
         store = ServerVectors(url, None, "")
         store._target = collection_name("", "ab12")
+        store._widths[store._target] = {"fused": 2}
         with pytest.raises(StoreUnavailable, match="has not applied them within 10 s"):
             store.put_offers([OfferPoint("p", 1, {"state": "listable"})])
         store.close()

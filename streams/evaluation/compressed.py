@@ -26,7 +26,7 @@ from streams.evaluation.encoder_figures import Split
 from streams.evaluation.labelled import Labelled
 from streams.evaluation.report import table
 from streams.events import ProductUpsert
-from streams.pictures import Picture, PictureLoader
+from streams.pictures import Picture, PictureLoader, PictureMissing
 
 Vectors = NDArray[np.float32]
 Told = Callable[[str, float], None]
@@ -200,13 +200,18 @@ def _texts(product: ProductUpsert) -> tuple[str, str]:
 
 async def _some_pictures(products: Sequence[ProductUpsert], root: Path) -> list[Pixels]:
     found: list[Pixels] = []
-    async with PictureLoader(pictures_root=root) as loader:
+    async with PictureLoader(pictures_root=root, pictures_per_product=1) as loader:
         for begin in range(0, len(products), AT_ONCE):
             links = [product.image_links for product in products[begin : begin + AT_ONCE]]
-            found += [each.array for each in await loader.load_pictures(links) if isinstance(each, Picture)]
+            found += [each for each in _arrays(await loader.load_pictures(links)) if each is not None]
             if len(found) >= CALIBRATED_ON:
                 break
     return found[:CALIBRATED_ON]
+
+
+def _arrays(loaded: Sequence[tuple[Picture, ...] | PictureMissing | None]) -> list[Pixels | None]:
+    """The first picture of each product."""
+    return [each[0].array if isinstance(each, tuple) and each else None for each in loaded]
 
 
 async def _in_turns(
@@ -218,13 +223,13 @@ async def _in_turns(
     rows: list[list[Vectors]] = [[], []]
     took_s: list[list[float]] = [[], []]  # of a product, in full batches
     alone_s: list[list[float]] = [[], []]
-    async with PictureLoader(pictures_root=root) as loader:
+    async with PictureLoader(pictures_root=root, pictures_per_product=1) as loader:
         for begin in range(0, len(products), AT_ONCE):
             some = products[begin : begin + AT_ONCE]
             inputs: Sequence[Any] = [_texts(product) for product in some]
             if modality == "image":
                 loaded = await loader.load_pictures([product.image_links for product in some])
-                inputs = [each.array if isinstance(each, Picture) else None for each in loaded]
+                inputs = _arrays(loaded)
             for which in (0, 1):
                 began = time.perf_counter()
                 rows[which].append(encode[which](inputs))

@@ -19,6 +19,7 @@ from encoders.image import ImageEncoder
 from encoders.product import ProductContent, ProductEncoder
 from encoders.recipes import Weights
 from encoders.text import TextEncoder
+from encoders.version import Version
 from encoders.weights import find_weights
 from streams.evaluation.compressed import write_folder
 from streams.settings import Settings
@@ -41,9 +42,9 @@ async def encoders(kafka: LocalKafka, sizes: Sizes, tell: Tell) -> list[Figure]:
 def _all(sizes: Sizes, tell: Tell) -> list[Figure]:
     settings = Settings(device="cpu")
     with TemporaryDirectory(prefix="freshet-bench-encoders-") as folder:
-        contents = drawn_contents(Path(folder) / "shop", max(BATCH, sizes.encoded))
+        contents = drawn_contents(Path(folder), max(BATCH, sizes.encoded))
         texts = [content.text for content in contents]
-        pictures = [content.picture for content in contents]
+        pictures = [content.pictures[0] for content in contents]
         text, image = find_weights(settings.text_encoder, "text"), find_weights(settings.image_encoder, "image")
         tell("compressing")
         of_text = _compressed(text, Path(folder), texts, lambda m: compress_text(text, m, texts))
@@ -59,7 +60,9 @@ def _all(sizes: Sizes, tell: Tell) -> list[Figure]:
         return figures
 
 
-def _compressed(weights: Weights, folder: Path, inputs: Sequence[Any], make: Callable[[Method], Any]) -> dict[str, Weights]:
+def _compressed(
+    weights: Weights, folder: Path, inputs: Sequence[Any], make: Callable[[Method], Any]
+) -> dict[str, Weights]:
     """By method; pruned ones are as fast as their size allows and need teaching, so they are left out."""
     found = {"torch": weights}
     for method in METHODS:
@@ -73,7 +76,9 @@ def _compressed(weights: Weights, folder: Path, inputs: Sequence[Any], make: Cal
     return found
 
 
-def _figures(what: str, kind: Callable[[Weights], Any], by_method: Mapping[str, Weights], inputs: Sequence[Any]) -> list[Figure]:
+def _figures(
+    what: str, kind: Callable[[Weights], Any], by_method: Mapping[str, Weights], inputs: Sequence[Any]
+) -> list[Figure]:
     figures = []
     single_of: dict[str, float] = {}
     of_one: dict[tuple[str, int], float] = {}
@@ -98,7 +103,7 @@ def _figures(what: str, kind: Callable[[Weights], Any], by_method: Mapping[str, 
 
 
 def _whole_path(settings: Settings, contents: Sequence[ProductContent]) -> list[Figure]:
-    encoder = ProductEncoder(settings.image_encoder, settings.text_encoder, "cpu", threads=1)
+    encoder = ProductEncoder(Version(settings.image_encoder, settings.text_encoder), "cpu", threads=1)
     alone, together = (in_turns({"all": encoder.encode}, contents, batch)["all"] for batch in (1, BATCH))
     what = "products with words and picture per second, fused, 1 thread"
     return [Figure(f"{what}, batches of {BATCH}", together, "", alone, "batches of 1")]

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from encoders.fusion import Fusion
+from encoders.attributes import encode_facts
+from encoders.fusion import Fusion, Modalities
 from encoders.image import ImageEncoder
 from encoders.product import ProductContent, ProductEncoder
 from encoders.text import TextEncoder
+from encoders.version import Version
 from encoders.weights import find_weights, widths_of
 from streams.picture_decoding import decode
 from streams.settings import Settings
@@ -30,19 +32,20 @@ def on_cuda(settings: Settings, contents: Sequence[ProductContent], tell: Tell) 
     images, texts = settings.image_encoder, settings.text_encoder
     image = ImageEncoder(find_weights(images, "image"), device="cuda")
     text = TextEncoder(find_weights(texts, "text"), device="cuda")
-    whole = ProductEncoder(images, texts, "cuda")
+    whole = ProductEncoder(Version(images, texts), "cuda")
     fusion, widths = Fusion(widths_of(images, texts)), widths_of(images, texts)
     files = [_jpeg(content) for content in contents]
     figures = []
     for size in SIZES:
         some = [contents[i % len(contents)] for i in range(size)]
-        pictures = [content.picture for content in some if content.picture is not None]
+        pictures = [content.pictures[0] for content in some]
         rows = [np.full((size, widths[side]), widths[side] ** -0.5, np.float32) for side in ("image", "text")]
+        known = Modalities(*rows, encode_facts([content.facts for content in some]))
         parts: dict[str, Callable[[], object]] = {
             "pictures decoded": lambda size=size: [decode(files[i % len(files)], MAX_PIXELS) for i in range(size)],  # type: ignore[misc]
             "pictures encoded": lambda pictures=pictures: image.encode(pictures),  # type: ignore[misc]
             "texts encoded": lambda some=some: text.encode([content.text for content in some]),  # type: ignore[misc]
-            "fused": lambda rows=rows, size=size: fusion.fuse(*rows, np.ones((size, 2), bool)),  # type: ignore[misc]
+            "fused": lambda known=known: fusion.fuse(known),  # type: ignore[misc]
             "the whole path, pictures decoded before": lambda some=some: whole.encode(some),  # type: ignore[misc]
         }
         for name, part in parts.items():
@@ -88,5 +91,5 @@ def _full_precision() -> Iterator[None]:
 
 def _jpeg(content: ProductContent) -> bytes:
     written = BytesIO()
-    Image.fromarray(content.picture).save(written, "JPEG")
+    Image.fromarray(content.pictures[0]).save(written, "JPEG")
     return written.getvalue()
