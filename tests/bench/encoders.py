@@ -1,4 +1,4 @@
-"""How fast the encoders are: batch against single, threads, eight bits and ONNX against torch; a GPU where there is one.
+"""How fast the encoders are: batch and single, threads, eight bits and ONNX beside torch; a GPU where there is one.
 
 What is compared runs in turns, so that whatever else the machine does slows both.
 """
@@ -48,7 +48,7 @@ def _all(sizes: Sizes, tell: Tell) -> list[Figure]:
         text, image = find_weights(settings.text_encoder, "text"), find_weights(settings.image_encoder, "image")
         tell("compressing")
         of_text = _compressed(text, Path(folder), texts, lambda m: compress_text(text, m, texts))
-        of_image = _compressed(image, Path(folder), pictures, lambda m: compress_pictures(image, m, pictures))  # type: ignore[arg-type]
+        of_image = _compressed(image, Path(folder), pictures, lambda m: compress_pictures(image, m, pictures))
         tell("text, on a CPU")
         figures = _figures("texts", TextEncoder, of_text, texts)
         tell("pictures, on a CPU")

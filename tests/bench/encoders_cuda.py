@@ -42,11 +42,11 @@ def on_cuda(settings: Settings, contents: Sequence[ProductContent], tell: Tell) 
         rows = [np.full((size, widths[side]), widths[side] ** -0.5, np.float32) for side in ("image", "text")]
         known = Modalities(*rows, encode_facts([content.facts for content in some]))
         parts: dict[str, Callable[[], object]] = {
-            "pictures decoded": lambda size=size: [decode(files[i % len(files)], MAX_PIXELS) for i in range(size)],  # type: ignore[misc]
-            "pictures encoded": lambda pictures=pictures: image.encode(pictures),  # type: ignore[misc]
-            "texts encoded": lambda some=some: text.encode([content.text for content in some]),  # type: ignore[misc]
-            "fused": lambda known=known: fusion.fuse(known),  # type: ignore[misc]
-            "the whole path, pictures decoded before": lambda some=some: whole.encode(some),  # type: ignore[misc]
+            "pictures decoded": lambda size=size: [decode(files[i % len(files)], MAX_PIXELS) for i in range(size)],
+            "pictures encoded": lambda pictures=pictures: image.encode(pictures),
+            "texts encoded": lambda some=some: text.encode([content.text for content in some]),
+            "fused": lambda known=known: fusion.fuse(known),
+            "the whole path, pictures decoded before": lambda some=some: whole.encode(some),
         }
         for name, part in parts.items():
             tell(f"{name}, batches of {size}, on a GPU")
