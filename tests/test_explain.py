@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from encoders.alignment import AlignmentRule, align
 from encoders.attributes import product_facts
 from encoders.fusion import SCORES, unit_rows
 from encoders.product import ProductContent, ProductEncoder, product_content
 from encoders.taught_fusion import PREFIX, Words, fit_fusion
+from encoders.training.align import AlignmentRule, align
 from encoders.version import Version
 from store.database import open_database
 from store.products import ProductStore
