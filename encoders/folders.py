@@ -6,6 +6,7 @@ Only JSON and the headers of arrays are read here. Never imports torch.
 from pathlib import Path
 
 from encoders.arrays_on_disk import CutShort, names_and_shapes
+from encoders.compressed_folders import ARCHITECTURES, find_compressed
 from encoders.folder_recipes import (
     PICTURES,
     POOLINGS,
@@ -47,6 +48,8 @@ def _find(source: str, folder: Path, modality: Modality, pickled_weights: bool) 
             "model that transformers itself knows"
         )
     architecture = str(config.get("architecture", ""))
+    if architecture in ARCHITECTURES:
+        return find_compressed(source, inner, modality, config)
     if architecture.startswith(PREFIX) and modality == "image":
         name = architecture.removeprefix(PREFIX)
         width = network_of(source, name).width

@@ -11,6 +11,7 @@ import typer
 
 from streams import (
     cli_ask,
+    cli_compress,
     cli_encoders,
     cli_evaluate,
     cli_explain,
@@ -41,6 +42,7 @@ app.add_typer(cli_evaluate.app)
 app.add_typer(cli_vectors.app)
 app.add_typer(cli_encoders.encoders_app, name="encoders", rich_help_panel="Measure")
 app.add_typer(cli_train.train_app, name="train", rich_help_panel="Bring data")
+app.add_typer(cli_compress.app)
 app.add_typer(cli_tune.app)
 app.add_typer(cli_explain.app)
 app.add_typer(cli_ask.dead_letters_app, name="dead-letters", rich_help_panel="Ask")

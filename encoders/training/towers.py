@@ -26,7 +26,7 @@ class TextTower(nn.Module):
         super().__init__()
         self._network = _Dropping(parameters, config, device="cpu")
         self._network.drop = drop
-        table = self._network.table
+        table = self._network.parameters
         if layers is not None and not 1 <= layers <= self._network.layers:
             raise CannotTrain(f"the text network has {self._network.layers} layers: unfreeze 1 to all of them")
         first = 0 if layers is None else self._network.layers - layers
@@ -41,7 +41,7 @@ class TextTower(nn.Module):
     @property
     def words(self) -> Tensor:
         """(words of the vocabulary, T), their embeddings."""
-        return self._network.table["embeddings.word_embeddings.weight"]
+        return self._network.parameters["embeddings.word_embeddings.weight"]
 
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
         """(B, S, T) of word pieces (B, S) and which of them are none of the padding (B, S)."""
@@ -60,14 +60,14 @@ class TextTower(nn.Module):
     def _apply(self, move: Callable[[Tensor], Tensor], recurse: bool = True) -> "TextTower":
         """Moved as a module is; what does not learn is no parameter of it, and goes along."""
         super()._apply(move, recurse)  # type: ignore[no-untyped-call]
-        for name, tensor in self._network.table.items():
+        for name, tensor in self._network.parameters.items():
             if name.replace(".", "/") not in self._parameters:
-                self._network.table[name] = move(tensor)
+                self._network.parameters[name] = move(tensor)
         return self
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """All parameters, as a published checkpoint names them."""
-        return apart(self._network.table)
+        return apart(self._network.parameters)
 
 
 class _Dropping(Bert):
