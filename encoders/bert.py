@@ -107,8 +107,7 @@ class Bert:
         """(B, S) to (B, S, T)."""
         from torch.nn.functional import embedding
 
-        name = "embeddings.word_embeddings.weight"
-        table, scale = self._parameters[name], self._parameters.get(name + int8.SCALE)
+        table, scale = self._parameters[int8.WORDS], self._parameters.get(int8.WORDS + int8.SCALE)
         return embedding(ids, table) if scale is None else int8.embedding(ids, table, scale)
 
     def _normed(self, states: "Tensor", name: str) -> "Tensor":

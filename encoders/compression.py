@@ -75,7 +75,12 @@ def compress_text(
         return files | _config(weights, BERT, json.loads(config.read_bytes()))
     from encoders.onnx_export import text_to_int8, text_to_onnx
 
-    exported = text_to_onnx(text_network(weights, "cpu"))
+    reader = text_network(weights, "cpu")
+    if method == "onnx-int8" and isinstance(reader, Bert) and int8.WORDS + int8.SCALE not in reader.parameters:
+        # Half of MiniLM's bytes are its words, which are looked up, so that onnxruntime would leave them as they are.
+        words = int8.by_row(reader.parameters[int8.WORDS])
+        reader.parameters[int8.WORDS], reader.parameters[int8.WORDS + int8.SCALE] = words
+    exported = text_to_onnx(reader)
     files["model.onnx"] = text_to_int8(exported) if method == "onnx-int8" else exported
     return files | _config(weights, ONNX, {})
 

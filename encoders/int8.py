@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 HIGHEST = 127
 SCALE = "_scale"  # at the end of the name of a weight: the factors of its rows
+WORDS = "embeddings.word_embeddings.weight"
 TINY = 1e-20  # a row of zeros stays one
 
 
@@ -24,7 +25,7 @@ def quantised(parameters: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """A Bert's parameters, those of its linear layers and its words as int8 (R, C) beside their rows' factors (R,)."""
     whole = dict(parameters)
     for name, array in parameters.items():
-        if array.ndim == 2 and name.startswith(("encoder.layer.", "embeddings.word_embeddings.")):
+        if array.ndim == 2 and name.startswith(("encoder.layer.", WORDS)):
             whole[name], whole[name + SCALE] = by_row(array)
     return whole
 
