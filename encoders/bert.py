@@ -5,10 +5,15 @@ Source: Devlin et al., BERT, NAACL 2019 (arXiv 1810.04805); parameter names as i
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from encoders.arrays_on_disk import names_and_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+KNOWN = ("bert", "gelu", "absolute")
 
 
 class Bert:
@@ -20,18 +25,27 @@ class Bert:
         from safetensors.torch import load_file
 
         settings = json.loads(config.read_bytes())
-        kind = (settings["model_type"], settings["hidden_act"], settings.get("position_embedding_type", "absolute"))
-        if kind != ("bert", "gelu", "absolute"):
+        if (kind := _kind(settings)) != KNOWN:
             raise ValueError(f"{config} is {kind}: only BERT with gelu and absolute positions is known")
         self._layers: int = settings["num_hidden_layers"]
         self._heads: int = settings["num_attention_heads"]
         self._epsilon: float = settings["layer_norm_eps"]
-        self._parameters = load_file(parameters, device=device)
+        self._parameters = {name: array.float() for name, array in load_file(parameters, device=device).items()}
         for layer in range(self._layers):  # one product instead of three
             for part in ("weight", "bias"):
                 names = [f"{_at(layer)}attention.self.{name}.{part}" for name in ("query", "key", "value")]
                 joined = torch.cat([self._parameters.pop(name) for name in names])
                 self._parameters[f"{_at(layer)}attention.self.{part}"] = joined
+
+    @staticmethod
+    def knows(parameters: Path, config: Path) -> bool:
+        """True if this file can be read here, False if only transformers can: by its kind and its arrays' names."""
+        whole = parameters.suffix == ".safetensors" and "-of-" not in parameters.name
+        return (
+            whole
+            and _kind(json.loads(config.read_bytes())) == KNOWN
+            and f"{_at(0)}attention.self.query.weight" in names_and_shapes(parameters)
+        )
 
     def states(self, ids: "Tensor", mask: "Tensor") -> "Tensor":
         """The last layer's state of each word piece.
@@ -71,6 +85,11 @@ class Bert:
 
         weight, bias = self._parameters[f"{name}.weight"], self._parameters[f"{name}.bias"]
         return layer_norm(states, weight.shape, weight, bias, self._epsilon)
+
+
+def _kind(settings: dict[str, Any]) -> tuple[str, ...]:
+    names = ("model_type", "hidden_act", "position_embedding_type")
+    return tuple(settings.get(name, default) for name, default in zip(names, KNOWN, strict=True))
 
 
 def _at(layer: int) -> str:

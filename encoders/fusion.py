@@ -13,12 +13,12 @@ cosines. X is the sum of the tokens present. The score is one of
 """
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.weights import FUSION_RECIPE, FusionRecipe
+from encoders.weights import ATTRIBUTES_RECIPE, FUSION_RECIPE, FusionRecipe
 
 Vectors = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -26,41 +26,52 @@ Score = Literal["cosine", "euclidean", "dot", "learned"]
 SCORES: tuple[Score, ...] = get_args(Score)
 
 
+class Modalities(NamedTuple):
+    """What is known of B products, of unit length, zeros where nothing is."""
+
+    image: Vectors  # (B, V)
+    text: Vectors  # (B, T)
+    attributes: Vectors  # (B, A)
+
+    @property
+    def present(self) -> Mask:
+        """(B, M)"""
+        return np.stack([rows.any(axis=1) for rows in self], axis=1)
+
+
 class Fusion:
-    """Maps (V,) and (T,) into one (D,), with fixed, seeded maps."""
+    """Maps (V,), (T,) and (A,) into one (D,), with fixed, seeded maps."""
 
     def __init__(
         self,
         widths: Mapping[str, int],
         recipe: FusionRecipe = FUSION_RECIPE,
         *,
+        attributes: int = ATTRIBUTES_RECIPE.width,
         score: Score = "cosine",
         matrix: Vectors | None = None,
     ) -> None:
         """
-        widths  V and T by "image" and "text"; T <= D - 1, so that some of D is left for the picture
-        matrix  A (D, D) of the score "learned"
+        widths      V and T by "image" and "text"
+        attributes  A
+        matrix      of the score "learned", (D, D) or the diagonal of it, (D,)
         """
-        if not widths["text"] < recipe.width:
-            raise ValueError(f"fused width {recipe.width} must be above the text's {widths['text']}: raise it")
-        self.width = recipe.width
+        self.width = recipe.text_width + recipe.image_width + attributes
         self._score: Score = score
         self._matrix = matrix
-        self.importances = {"image": recipe.image_importance, "text": recipe.text_importance}
-        self.maps = orthonormal_maps(widths, width=recipe.width, seed=recipe.seed)
+        self.importances = {
+            "image": recipe.image_importance,
+            "text": recipe.text_importance,
+            "attributes": recipe.attributes_importance,
+        }
+        blocks = {"text": recipe.text_width, "image": recipe.image_width, "attributes": attributes}
+        self.maps = orthonormal_maps({**widths, "attributes": attributes}, blocks, seed=recipe.seed)
 
-    def fuse(self, image: Vectors, text: Vectors, present: Mask) -> Vectors:
-        """The fused vectors.
-
-        image    (B, V) float32 of unit length, zeros where there is none
-        text     (B, T) float32 of unit length, zeros where there is none
-        present  (B, 2) bool, which of image and text there is
-        returns  (B, D) float32 of unit length, zeros where neither is present
-
-        Raises FloatingPointError if a result is not finite.
-        """
-        tokens = np.stack([self._token("image", image), self._token("text", text)], axis=1)  # (B, M, D)
-        tokens[~present] = 0.0
+    def fuse(self, products: Modalities) -> Vectors:
+        """(B, D) float32 of unit length, zeros where nothing is known. Raises FloatingPointError as unit_rows."""
+        present = products.present  # (B, M)
+        parts = zip(self.importances, products, strict=True)
+        tokens = np.stack([self._token(modality, rows) for modality, rows in parts], axis=1)  # (B, M, D)
         weights = attention_weights(tokens.sum(1), tokens, present, self._score, self._matrix)  # (B, M)
         attended = np.einsum("bm,bmd->bd", weights, tokens)
         fused: Vectors = np.zeros_like(attended)
@@ -69,7 +80,7 @@ class Fusion:
         return fused
 
     def _token(self, modality: str, vectors: Vectors) -> Vectors:
-        """(B, V) or (B, T) to (B, D), each row as long as the modality's importance, zero rows zero."""
+        """(B, V), (B, T) or (B, A) to (B, D), each row as long as the modality's importance, zero rows zero."""
         mapped = vectors @ self.maps[modality]
         lengths = np.linalg.norm(mapped, axis=1, keepdims=True)
         # A map to fewer dimensions shortens: without this the picture would lose half its say.
@@ -85,7 +96,7 @@ def attention_weights(
     query    (B, D)
     tokens   (B, M, D)
     present  (B, M) bool
-    matrix   (D, D), for the score "learned" only
+    matrix   (D, D) or its diagonal (D,), for the score "learned" only
     returns  (B, M) float32; exactly 0 where absent, rows of present tokens add up to 1
 
     Raises ValueError if the score is learned and there is no matrix, or the other way round.
@@ -110,22 +121,38 @@ def attention_scores(query: Vectors, tokens: Vectors, score: Score, matrix: Vect
         lengths = np.linalg.norm(tokens, axis=2) * np.linalg.norm(query, axis=1, keepdims=True)  # (B, M)
         scores = np.einsum("bd,bmd->bm", query, tokens) / np.maximum(lengths, np.float32(1e-12))
     else:
-        asked = query if matrix is None else query @ matrix
+        asked = query if matrix is None else query * matrix if matrix.ndim == 1 else query @ matrix
         scores = np.einsum("bd,bmd->bm", asked, tokens) / np.float32(np.sqrt(query.shape[1]))
     return scores
 
 
-def orthonormal_maps(widths: Mapping[str, int], *, width: int, seed: int) -> dict[str, Vectors]:
-    """A map (V, D) for the picture and (T, D) for the text, the same for the same seed on every machine.
+def attend(vectors: Vectors) -> Vectors:
+    """One unit vector (V,) of those of a product's pictures (P, V), P >= 1: what is unlike the others counts less.
 
-    The text takes the first T of D as it is, so its cosines stay. The picture is projected onto the D - T that are
-    left (V where they are more) along random orthonormal directions. The images are orthogonal subspaces of D.
+    Attention with the mean as the query, so the order of the pictures changes nothing, and one alone is itself.
     """
-    T, V = widths["text"], widths["image"]
-    room = min(V, width - T)
-    directions = np.linalg.qr(np.random.default_rng(seed).normal(size=(V, room)))[0]  # (V, room)
-    maps = {"image": np.zeros((V, width), np.float32), "text": np.eye(T, width, dtype=np.float32)}
-    maps["image"][:, T : T + room] = directions
+    tokens = vectors[None]  # (1, P, V)
+    weights = attention_weights(tokens.mean(1), tokens, np.ones(tokens.shape[:2], np.bool_))
+    attended: Vectors = unit_rows(np.einsum("bp,bpv->bv", weights, tokens))[0]
+    return attended
+
+
+def orthonormal_maps(widths: Mapping[str, int], blocks: Mapping[str, int], *, seed: int) -> dict[str, Vectors]:
+    """By modality a map (its width, D) into its block of D, the same for the same seed on every machine.
+
+    widths  of each modality's vectors
+    blocks  how much of D is each modality's; a vector that fits takes the first values of its block as it is, so its
+            cosines stay; a wider one is projected along random orthonormal directions
+    """
+    maps, begin, D = {}, 0, sum(blocks.values())
+    chance = np.random.default_rng(seed)
+    for modality, room in blocks.items():
+        width = widths[modality]
+        kept = min(width, room)
+        maps[modality] = np.zeros((width, D), np.float32)
+        directions = np.eye(width) if width <= room else np.linalg.qr(chance.normal(size=(width, room)))[0]
+        maps[modality][:, begin : begin + kept] = directions
+        begin += room
     return maps
 
 

@@ -1,15 +1,18 @@
-"""Pictures to vectors: a convolutional network, pooled, centred, of unit length."""
+"""Pictures to vectors: a network, pooled, centred, of unit length."""
 
-import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from encoders.fusion import unit_rows
-from encoders.weights import IMAGE_RECIPE, ImageRecipe, Weights
+from encoders.networks import picture_network
+from encoders.recipes import IMAGE_RECIPE, ImageRecipe, Values, Weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Pixels = NDArray[np.uint8]
 Vectors = NDArray[np.float32]
@@ -23,20 +26,21 @@ class BadPicture(ValueError):
 
 
 class ImageEncoder:
-    """EfficientNet-lite0 without its classifier. One thread at a time may use it."""
+    """A picture network and its recipe. One thread at a time may use it."""
 
-    def __init__(self, weights: Weights, *, device: str = "cpu", recipe: ImageRecipe = IMAGE_RECIPE) -> None:
+    def __init__(self, weights: Weights, *, device: str = "cpu", recipe: ImageRecipe | None = None) -> None:
+        """recipe  in place of the weights' own. Raises UnknownSource if the files do not hold what they should."""
         import torch
-        from efficientnet_lite_pytorch import EfficientNet
 
+        chosen = recipe or weights.recipe
+        if not isinstance(chosen, ImageRecipe):
+            raise ValueError(f"{weights.source!r} was found as weights of {weights.modality}: find them as image's")
         self.width = weights.width
-        self._recipe = recipe
+        self._recipe = chosen
         self._device = torch.device(device)
-        network = EfficientNet.from_name("efficientnet-lite0")
-        network.load_state_dict(torch.load(weights.files[0], map_location="cpu", weights_only=True))
-        network.eval()
-        self._centre = expected_relu6(network._bn1.weight.detach().numpy(), network._bn1.bias.detach().numpy())
-        self._network = _fold_batch_norms(network).to(self._device, memory_format=torch.channels_last)
+        self._subtract, self._divide = (self._channels(values) for values in (chosen.subtract, chosen.divide))
+        self._network = picture_network(weights, device)
+        self.centre: Vectors = self._network.centre  # (V,), what is taken off a pooled feature
 
     def encode(self, pictures: Sequence[Pixels]) -> Vectors:
         """One unit vector a picture, the same whatever else is in the batch.
@@ -46,22 +50,29 @@ class ImageEncoder:
 
         Raises BadPicture if an array has another shape or type, FloatingPointError if a result is not finite.
         """
+        passes = [pooled.cpu().numpy() for pooled in self._passes(pictures, self._network.pooled)]
+        pooled = np.concatenate(passes) if passes else np.zeros((0, self.width), np.float32)
+        return unit_rows(pooled - self.centre)
+
+    def _passes(self, pictures: Sequence[Pixels], read: "Callable[[Tensor], Tensor]") -> "Iterator[Tensor]":
+        """What read tells of a few pictures at once, float32, b of each adding up to B."""
         squares = [square(picture, self._recipe) for picture in pictures]
         at_once = AT_ONCE_GPU if self._device.type == "cuda" else AT_ONCE_CPU
-        passes = [self._pooled(np.stack(squares[i : i + at_once])) for i in range(0, len(squares), at_once)]
-        pooled = np.concatenate(passes) if passes else np.zeros((0, self.width), np.float32)
-        return unit_rows(pooled - self._centre)
+        return (self._pass(np.stack(squares[i : i + at_once]), read) for i in range(0, len(squares), at_once))
 
-    def _pooled(self, squares: Pixels) -> Vectors:
-        """(B, side, side, 3) to (B, V)."""
+    def _channels(self, values: Values) -> "Tensor":
+        """A number for all channels, or one each, as (1, 1, 1) or (3, 1, 1)."""
+        import torch
+
+        return torch.tensor(values, device=self._device).reshape(-1, 1, 1)
+
+    def _pass(self, squares: Pixels, read: "Callable[[Tensor], Tensor]") -> "Tensor":
+        """What read tells of (b, side, side, 3), normalised."""
         import torch
 
         with torch.inference_mode(), torch.autocast(self._device.type, torch.float16, self._device.type == "cuda"):
-            pixels = torch.from_numpy(squares).to(self._device).permute(0, 3, 1, 2)  # (B, 3, side, side)
-            inputs = pixels.float().sub(self._recipe.subtract).div(self._recipe.divide)
-            places = self._network.extract_features(inputs.contiguous(memory_format=torch.channels_last))
-            pooled: Vectors = places.float().mean((2, 3)).cpu().numpy()  # (B, V)
-        return pooled
+            pixels = torch.from_numpy(squares).to(self._device).permute(0, 3, 1, 2)  # (b, 3, side, side)
+            return read(pixels.float().sub(self._subtract).div(self._divide)).float()
 
 
 def square(picture: Pixels, recipe: ImageRecipe = IMAGE_RECIPE) -> Pixels:
@@ -71,42 +82,3 @@ def square(picture: Pixels, recipe: ImageRecipe = IMAGE_RECIPE) -> Pixels:
     method = Image.Resampling[recipe.resampling.upper()]
     resized = Image.fromarray(picture).resize((recipe.side_px, recipe.side_px), method)
     return np.asarray(resized)
-
-
-def expected_relu6(scale: Vectors, shift: Vectors) -> Vectors:
-    """E[min(max(y, 0), 6)] of y ~ N(shift, scale^2), per channel: (V,) float32.
-
-    After a batch norm y has these moments on the images that the network learned from, so this is the mean of the
-    pooled feature, known without any data.
-    """
-    spread = np.abs(scale.astype(np.float64)) + 1e-12
-    low, high = -shift / spread, (6.0 - shift) / spread
-    inside = shift * (_below(high) - _below(low)) + spread * (_density(low) - _density(high))
-    expected: Vectors = (inside + 6.0 * (1.0 - _below(high))).astype(np.float32)
-    return expected
-
-
-def _density(z: NDArray[np.float64]) -> NDArray[np.float64]:
-    density: NDArray[np.float64] = np.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
-    return density
-
-
-def _below(z: NDArray[np.float64]) -> NDArray[np.float64]:
-    """P(a standard normal <= z)."""
-    return np.array([0.5 * math.erfc(-value / math.sqrt(2.0)) for value in z])
-
-
-def _fold_batch_norms(network: Any) -> Any:
-    """The same function with each batch norm folded into its convolution: 1.2 times as fast on a CPU."""
-    from torch import nn
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-    pairs = (("_conv_stem", "_bn0"), ("_conv_head", "_bn1"))
-    block_pairs = (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))
-    for owner, convolution, norm in (
-        *((network, *pair) for pair in pairs),
-        *((block, *pair) for block in network._blocks for pair in block_pairs if hasattr(block, pair[0])),
-    ):
-        setattr(owner, convolution, fuse_conv_bn_eval(getattr(owner, convolution), getattr(owner, norm)))
-        setattr(owner, norm, nn.Identity())
-    return network

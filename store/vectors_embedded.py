@@ -19,6 +19,7 @@ from store.user_vectors import EMBEDDING, ForgottenUser, UserHit, UserPoint, use
 from store.vectors import (
     Hit,
     OfferPoint,
+    PriceRange,
     StoredPoint,
     UnknownProduct,
     VectorPoint,
@@ -32,19 +33,13 @@ from store.vectors import (
     point_to,
     write_whole,
 )
-from store.vectors_embedded_words import filter_of, operation_of
+from store.vectors_embedded_words import filter_of, index_payload, operation_of
 
 WRITE_BATCH = 16
 """Points written under one hold of the lock, about 5 ms: a query waits no longer than that."""
 
 FLUSH_EVERY = 4_000
 """Writes between two flushes. The log since the last one is replayed at the next start, about .1 ms a write."""
-
-KINDS = {
-    "keyword": edge.PayloadSchemaType.Keyword,
-    "integer": edge.PayloadSchemaType.Integer,
-    "float": edge.PayloadSchemaType.Float,
-}
 
 
 class StoreInUse(Exception):
@@ -80,7 +75,7 @@ class EmbeddedVectors:
                 raise ValueError(
                     f"{name} has vectors of {found}, the encoder gives {dict(widths)}: change its fingerprint"
                 )
-            self._shard(name)
+            index_payload(self._shard(name), rules.INDEXED)  # one of an earlier release may lack some
             self._target = name
             if not self._pointer.exists():
                 write_whole(self._pointer, name)
@@ -129,10 +124,18 @@ class EmbeddedVectors:
         exclude: Collection[str] = (),
         brand: str | None = None,
         category: str | None = None,
+        availability: str | None = None,
+        price: PriceRange | None = None,
         fingerprint: str | None = None,
     ) -> list[Hit]:
         where = rules.seen_by_search(
-            self._namespace, listable_only=listable_only, exclude=exclude, brand=brand, category=category
+            self._namespace,
+            listable_only=listable_only,
+            exclude=exclude,
+            brand=brand,
+            category=category,
+            availability=availability,
+            price=price,
         )
         with self._lock:
             return self._nearest(self._read(fingerprint), name, vector, limit, where)
@@ -163,6 +166,12 @@ class EmbeddedVectors:
             shard = self._shard(self._read(None))
             found, _ = shard.scroll(edge.ScrollRequest(limit=len(products), filter=where, with_payload=False))
         return {products[str(point.id)] for point in found}
+
+    def currencies(self) -> dict[str, int]:
+        with self._lock:
+            asked = edge.FacetRequest(rules.CURRENCY, limit=rules.CURRENCIES_MAX, exact=True)
+            found: list[Any] = self._shard(self._read(None)).facet(asked).hits
+        return {hit.value: hit.count for hit in found}
 
     def count(self, *, fingerprint: str | None = None) -> dict[str, int]:
         with self._lock:
@@ -280,8 +289,7 @@ class EmbeddedVectors:
         write_whole(draft / "widths.json", json.dumps(dict(widths)))
         vectors = {vector: edge.EdgeVectorParams(width, edge.Distance.Cosine) for vector, width in widths.items()}
         shard = edge.EdgeShard.create(str(draft / "shard"), edge.EdgeConfig(vectors=vectors, wal_enabled=True))
-        for path, kind in indexed.items():
-            shard.update(edge.UpdateOperation.create_field_index(path, KINDS[kind]))
+        index_payload(shard, indexed)
         shard.close()
         draft.rename(self._folder / name)
 

@@ -1,10 +1,23 @@
 """The rules of the vector store in the words of qdrant-edge."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import qdrant_edge as edge
 
 from store import vectors_rules as rules
+
+KINDS = {
+    "keyword": edge.PayloadSchemaType.Keyword,
+    "integer": edge.PayloadSchemaType.Integer,
+    "float": edge.PayloadSchemaType.Float,
+}
+
+
+def index_payload(shard: edge.EdgeShard, indexed: Mapping[str, str]) -> None:
+    """These payload fields have an index of their kind; where there was one, nothing changes."""
+    for path, kind in indexed.items():
+        shard.update(edge.UpdateOperation.create_field_index(path, KINDS[kind]))
 
 
 def operation_of(write: rules.Write) -> edge.UpdateOperation:
@@ -43,6 +56,8 @@ def filter_of(where: rules.Where) -> edge.Filter:
     for path, highest in where.missing_or_at_most.items():
         at_most = edge.FieldCondition(path, range=edge.RangeFloat(lte=highest))
         must.append(edge.Filter(should=[edge.IsEmptyCondition(path), at_most]))
+    for path, (low, high) in where.between.items():
+        must.append(edge.FieldCondition(path, range=edge.RangeFloat(gte=low, lte=high)))
     if where.has_vector is not None:
         must.append(edge.HasVectorCondition(where.has_vector))
     return edge.Filter(must=must, must_not=must_not)

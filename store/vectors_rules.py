@@ -15,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.user_vectors import EMBEDDING, ForgottenUser, UserPoint, user_point_id
-from store.vectors import OfferPoint, VectorPoint, point_ids
+from store.vectors import OfferPoint, PriceRange, VectorPoint, point_ids
+
+CURRENCY = "offer.price.currency"
+CURRENCIES_MAX = 200  # there are fewer in the world
 
 INDEXED = {
     "product_id": "keyword",
@@ -24,7 +27,9 @@ INDEXED = {
     "offer.state": "keyword",
     "offer.brand": "keyword",
     "offer.category": "keyword",
+    "offer.availability": "keyword",
     "offer.price.amount": "float",
+    CURRENCY: "keyword",
 }
 """Payload fields of a product with an index, and its kind."""
 
@@ -42,6 +47,7 @@ class Where:
     present: str | None = None  # a payload field
     missing_or_at_most: Mapping[str, float] = field(default_factory=dict)  # payload field -> its highest value
     equal: Mapping[str, str | int] = field(default_factory=dict)  # payload field -> value, or an element of a list
+    between: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)  # both ends included
     has_vector: str | None = None
 
 
@@ -146,14 +152,28 @@ def vector_removals(revisions: Sequence[tuple[str, int]], namespace: str) -> lis
 
 
 def seen_by_search(
-    namespace: str, *, listable_only: bool, exclude: Collection[str], brand: str | None, category: str | None
+    namespace: str,
+    *,
+    listable_only: bool = True,
+    exclude: Collection[str] = (),
+    brand: str | None = None,
+    category: str | None = None,
+    availability: str | None = None,
+    price: PriceRange | None = None,
 ) -> Where:
     """The points that a search may return: with an offer, and what else was asked for."""
-    wanted = {"offer.state": "listable" if listable_only else None, "offer.brand": brand, "offer.category": category}
+    wanted = {
+        "offer.state": "listable" if listable_only else None,
+        "offer.brand": brand,
+        "offer.category": category,
+        "offer.availability": availability,
+        CURRENCY: price.currency if price else None,
+    }
     return Where(
         other_than=point_ids(namespace, exclude),
         present="revision",
         equal={name: value for name, value in wanted.items() if value is not None},
+        between={"offer.price.amount": (price.lowest, price.highest)} if price else {},
     )
 
 

@@ -19,6 +19,7 @@ from store.user_vectors import EMBEDDING, ForgottenUser, UserHit, UserPoint, use
 from store.vectors import (
     Hit,
     OfferPoint,
+    PriceRange,
     StoredPoint,
     UnknownProduct,
     VectorPoint,
@@ -127,10 +128,18 @@ class ServerVectors:
         exclude: Collection[str] = (),
         brand: str | None = None,
         category: str | None = None,
+        availability: str | None = None,
+        price: PriceRange | None = None,
         fingerprint: str | None = None,
     ) -> list[Hit]:
         where = rules.seen_by_search(
-            self._namespace, listable_only=listable_only, exclude=exclude, brand=brand, category=category
+            self._namespace,
+            listable_only=listable_only,
+            exclude=exclude,
+            brand=brand,
+            category=category,
+            availability=availability,
+            price=price,
         )
         with self._reading(fingerprint) as collection:
             return self._nearest(collection, name, vector, limit, where)
@@ -159,6 +168,11 @@ class ServerVectors:
         with self._reading(None) as collection:
             found, _ = self._client.scroll(collection, where, limit=len(products), with_payload=False)
         return {products[str(point.id)] for point in found}
+
+    def currencies(self) -> dict[str, int]:
+        with self._reading(None) as collection:
+            found = self._client.facet(collection, rules.CURRENCY, limit=rules.CURRENCIES_MAX, exact=True).hits
+        return {str(hit.value): hit.count for hit in found}
 
     def count(self, *, fingerprint: str | None = None) -> dict[str, int]:
         with self._reading(fingerprint) as collection:

@@ -57,6 +57,8 @@ def filter_of(where: rules.Where) -> qdrant.Filter:
     for path, highest in where.missing_or_at_most.items():
         at_most = qdrant.FieldCondition(key=path, range=qdrant.Range(lte=highest))
         must.append(qdrant.Filter(should=[_empty(path), at_most]))
+    for path, (low, high) in where.between.items():
+        must.append(qdrant.FieldCondition(key=path, range=qdrant.Range(gte=low, lte=high)))
     if where.has_vector is not None:
         must.append(qdrant.HasVectorCondition(has_vector=where.has_vector))
     return qdrant.Filter(must=must, must_not=must_not)

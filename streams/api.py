@@ -1,4 +1,4 @@
-"""The api role: what is recommended, what is alike, and all that is held of a user or a product, over loopback HTTP.
+"""The api role: what is recommended, found and alike, and all that is held of a user or a product, over loopback HTTP.
 
 Every answer is JSON; an error is {"detail": what to do next}.
 """
@@ -13,19 +13,21 @@ from typing import Annotated, Any, Literal, Protocol
 
 import uvicorn
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from store.products import ProductStore
 from store.records import StoreUnavailable
 from store.users import UserStore
 from store.vectors import UnknownProduct, VectorStore
+from streams.api_errors import handle_errors, no_product, no_user, remedy_of
 from streams.broker import BrokerUnavailable
 from streams.events import Segment
 from streams.health import Backlog, Backlogs
 from streams.look_alikes import UnknownUser
 from streams.ports import listen
 from streams.replicas import ReplicaEnded
+from streams.search import Search
+from streams.search_routes import search_routes
 from streams.settings import Settings
 from streams.shelf import Neighbour, Neighbourhood
 from streams.status import StatusBoard
@@ -73,6 +75,7 @@ class Api:
         recommend: Recommend,
         neighbours: Neighbours,
         look_alikes: Callable[[str, int], dict[str, Any]],
+        search: Search,
         board: StatusBoard,
         replicas: Replicas,
         backlogs: Callable[[], Mapping[str, Backlog]] | None = None,
@@ -91,6 +94,7 @@ class Api:
         self._recommend = recommend
         self._neighbours = neighbours
         self._look_alikes = look_alikes
+        self._search = search
         self._board = board
         self._replicas = replicas
         self._backlogs = backlogs or Backlogs(settings).now
@@ -124,6 +128,7 @@ class Api:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
+            self._search.close()
             await self._replicas.stop()
 
     def stop(self) -> None:
@@ -161,7 +166,7 @@ class Api:
         try:
             self._replicas.check()
         except ReplicaEnded as ended:
-            return _remedy(ended)
+            return remedy_of(ended)
         return self._lack_at_start
 
     # --- what is asked -------------------------------------------------------------------------------------------
@@ -180,7 +185,7 @@ class Api:
         try:
             items = self._similar(product_id, limit, by)
         except UnknownProduct as unknown:
-            raise HTTPException(404, _no_product(product_id)) from unknown
+            raise HTTPException(404, no_product(product_id)) from unknown
         return {"product_id": product_id, "by": by, "items": items}
 
     def _similar(self, product_id: str, limit: int, by: By) -> list[dict[str, Any]]:
@@ -205,7 +210,7 @@ class Api:
         try:
             return self._look_alikes(user_id, limit)
         except UnknownUser as unknown:
-            raise HTTPException(404, _no_user(user_id)) from unknown
+            raise HTTPException(404, no_user(user_id)) from unknown
 
     def _need_replicas(self, what: str) -> None:
         self._replicas.check()
@@ -216,7 +221,7 @@ class Api:
         """All that is held of a user, with the revision and the offsets of the events that made the row."""
         row = self._users.read([user_id]).get(user_id)
         if row is None:
-            raise HTTPException(404, _no_user(user_id))
+            raise HTTPException(404, no_user(user_id))
         return {
             "user_id": row.user_id,
             "revision": row.revision,
@@ -233,7 +238,7 @@ class Api:
         row = self._products.read([product_id]).get(product_id)
         point = self._point(product_id)
         if row is None and point is None:
-            raise HTTPException(404, _no_product(product_id))
+            raise HTTPException(404, no_product(product_id))
         return {"product_id": product_id, "row": asdict(row) if row else None, "point": point}
 
     def healthz(self) -> dict[str, Any]:
@@ -285,6 +290,7 @@ class Api:
         routes.add_api_route("/healthz", self.healthz)
         routes.add_api_route("/readyz", self.readyz)
         routes.add_api_route("/status", self.everything)
+        routes.include_router(search_routes(self._search, self._settings.picture_max_bytes))
         routes.add_api_route("/users/{user_id:path}/recommendations", self.recommendations)
         routes.add_api_route("/users/{user_id:path}/look-alikes", self.look_alikes)
         routes.add_api_route("/products/{product_id:path}/similar", self.similar)
@@ -293,10 +299,7 @@ class Api:
         app = FastAPI(title="Freshet", docs_url=None, redoc_url=None)
         app.include_router(routes)
         app.middleware("http")(self._count)
-        app.exception_handler(StoreUnavailable)(_unavailable)
-        app.exception_handler(ReplicaEnded)(_stale)
-        app.exception_handler(RequestValidationError)(_refused)
-        app.exception_handler(404)(_not_found)
+        handle_errors(app)
         return app
 
     async def _count(self, request: Request, call_next: Callable[[Request], Any]) -> Any:
@@ -309,42 +312,8 @@ class Api:
         return response
 
 
-def _no_product(product_id: str) -> str:
-    return f"there is no product {product_id!r}: it was not published yet, was deleted, or the id is misspelled"
-
-
-def _no_user(user_id: str) -> str:
-    return f"nothing is held of a user {user_id!r}: she has no click yet, was forgotten, or the id is misspelled"
-
-
 def _counted(count: Callable[[], dict[str, int]]) -> dict[str, Any]:
     try:
         return dict(count())
     except StoreUnavailable as away:
         return {"error": str(away)}
-
-
-def _unavailable(_: Request, away: Exception) -> JSONResponse:
-    return JSONResponse({"detail": f"a store does not answer: {away}; try again in a moment"}, 503)
-
-
-def _stale(_: Request, ended: Exception) -> JSONResponse:
-    """What sold out since might stand in a list."""
-    return JSONResponse({"detail": f"no lists: {_remedy(ended)}"}, 503)
-
-
-def _remedy(ended: Exception) -> str:
-    return f"{ended}; its log says why: end the api's process, and `freshet up` or your supervisor starts it again"
-
-
-def _refused(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    problems = [f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors()]
-    return JSONResponse({"detail": "; ".join(problems)}, 422)
-
-
-def _not_found(request: Request, error: Exception) -> JSONResponse:
-    detail = getattr(error, "detail", None)
-    if detail == "Not Found":
-        detail = f"there is nothing at {request.url.path}: see /status, /users/ID/recommendations, /products/ID/similar"
-    return JSONResponse({"detail": detail}, 404)

@@ -19,8 +19,8 @@ from store.products import ProductStore
 from store.records import ImageState, ProductRow
 from streams.broker import Broker, BrokerUnavailable, Outgoing
 from streams.catalog_rows import (
-    ENCODED_FIELDS,
     Update,
+    encoded_content,
     is_replay,
     names_pictures,
     next_revision,
@@ -258,7 +258,7 @@ def _offer_of(row: ProductRow) -> Offer:
 
 def _request_of(row: ProductRow) -> EncodeRequest:
     own = {"product_id": row.product_id, "content_revision": row.content_revision}
-    return EncodeRequest.model_validate(own | {name: row.fields[name] for name in ENCODED_FIELDS})
+    return EncodeRequest.model_validate(own | encoded_content(row.fields))
 
 
 def _chunks(rows: Iterable[ProductRow]) -> Iterator[list[ProductRow]]:

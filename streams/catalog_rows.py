@@ -7,11 +7,13 @@ the same case.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
+from encoders.attributes import price_band
 from store.records import ProductRow, source_key
 from streams.events import BadEvent, Location, Price, ProductDelete, ProductFields, ProductPatch, ProductUpsert
 from streams.role import Message
@@ -111,7 +113,15 @@ def _values(update: ProductUpsert | ProductPatch) -> dict[str, Any]:
     return values
 
 
+def encoded_content(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What an encoder reads of a product's fields; of its price the band, as it is whenever something else is read
+    anew: a price that changes asks for no encoding, or a sale would encode the whole shop again."""
+    price = fields["price"]
+    band = price_band(price["amount"]) if price else None
+    return {name: fields[name] for name in ENCODED_FIELDS} | {"price_band": band}
+
+
 def _content_hash(fields: dict[str, Any]) -> str:
-    """32 hex digits of what an encoder reads."""
+    """32 hex digits of what an encoder reads, but for the price."""
     content = orjson.dumps([fields[name] for name in ENCODED_FIELDS], option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(content, digest_size=16).hexdigest()

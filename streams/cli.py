@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from streams import cli_ask, cli_encoders, cli_evaluate, cli_tune, cli_vectors
+from streams import cli_ask, cli_encoders, cli_evaluate, cli_search, cli_tune, cli_vectors
 from streams.terminal import Commands, Failure, progress_bars, read_settings, set_up_logging
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ app = typer.Typer(
 topics_app = typer.Typer(no_args_is_help=True, help="Create the topics, or show them.")
 app.add_typer(topics_app, name="topics", rich_help_panel="Run")
 app.add_typer(cli_ask.app)
+app.add_typer(cli_search.app)
 app.add_typer(cli_evaluate.app)
 app.add_typer(cli_vectors.app)
 app.add_typer(cli_encoders.encoders_app, name="encoders", rich_help_panel="Measure")

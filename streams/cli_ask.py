@@ -33,7 +33,7 @@ def recommend(
     as_json: Json = False,
 ) -> None:
     """What is recommended to a user at this moment."""
-    made = _ask(f"/users/{quote(user, safe='')}/recommendations", limit=limit, segment=segment)
+    made = ask(f"/users/{quote(user, safe='')}/recommendations", limit=limit, segment=segment)
     if as_json:
         print_json(made)
         return
@@ -61,7 +61,7 @@ def similar(
         _look_alikes(user, limit, as_json)
         return
     product = str(product)
-    made = _ask(f"/products/{quote(product, safe='')}/similar", limit=limit, by=by)
+    made = ask(f"/products/{quote(product, safe='')}/similar", limit=limit, by=by)
     score, words = ALIKE.get(by, ("cosine", "like"))
     if as_json:
         print_json(made)
@@ -71,11 +71,11 @@ def similar(
     elif by in ("together", "next"):
         typer.echo(f"nothing {words} {product} yet: {NO_NEIGHBOURS}")
     else:
-        raise Failure(_why_none_is_similar(product, by, _ask(f"/products/{quote(product, safe='')}")))
+        raise Failure(_why_none_is_similar(product, by, ask(f"/products/{quote(product, safe='')}")))
 
 
 def _look_alikes(user: str, limit: int, as_json: bool) -> None:
-    made = _ask(f"/users/{quote(user, safe='')}/look-alikes", limit=limit)
+    made = ask(f"/users/{quote(user, safe='')}/look-alikes", limit=limit)
     if as_json:
         print_json(made)
     elif made["users"]:
@@ -144,7 +144,7 @@ def show(
     _as_json: Annotated[bool, typer.Option("--json", help="Print JSON, as always here.")] = False,
 ) -> None:
     """All that is held of a user or a product, with revisions and source offsets, as JSON."""
-    print_json(_ask(f"/{what}s/{quote(id, safe='')}"))
+    print_json(ask(f"/{what}s/{quote(id, safe='')}"))
 
 
 @dead_letters_app.command("list")
@@ -182,7 +182,7 @@ def _text(raw: bytes | None) -> str | None:
 @app.command(rich_help_panel="Ask")
 def status(as_json: Json = False) -> None:
     """Per role: alive, lag, events/s, oldest unprocessed event; the age of the factors; counts in each store."""
-    found = _ask("/status")
+    found = ask("/status")
     if as_json:
         print_json(found)
         return
@@ -206,8 +206,8 @@ def status(as_json: Json = False) -> None:
 # --- asking and printing -----------------------------------------------------------------------------------------
 
 
-def _ask(path: str, **query: Any) -> Any:
-    """The api's answer. Raises Failure with what it says, or if nobody answers."""
+def ask(path: str, *, body: dict[str, Any] | None = None, **query: Any) -> Any:
+    """The api's answer, to a POST if there is a body. Raises Failure with what it says, or if nobody answers."""
     import httpx
 
     settings = read_settings()
@@ -216,7 +216,7 @@ def _ask(path: str, **query: Any) -> Any:
     try:
         # trust_env: a proxy of the environment must not come between us and the loopback address.
         with httpx.Client(base_url=url, timeout=ASK_WITHIN_S, trust_env=False) as client:
-            response = client.get(path, params=query)
+            response = client.request("POST" if body else "GET", path, params=query, json=body)
         answer = response.json()
     except (httpx.HTTPError, ValueError) as error:
         raise Failure(

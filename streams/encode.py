@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from encoders.product import EncodedProduct, ProductContent, ProductEncoder, product_content
+from encoders.version import Version
 from streams.broker import Outgoing
 from streams.events import (
     BadEvent,
@@ -25,7 +26,7 @@ from streams.topics import TopicNames
 from streams.turns import Turns
 
 Event = EncodeRequest | Gone
-Pictures = Mapping[str, Picture | PictureMissing | None]
+Pictures = Mapping[str, tuple[Picture, ...] | PictureMissing | None]
 """By product id; None: the product links to no picture."""
 
 FILLING_BATCHES = 4  # of a version that is filled, for one of the version that serves
@@ -69,11 +70,13 @@ class EncodeRole(Role[Event]):
             picture_max_bytes=settings.picture_max_bytes,
             picture_max_pixels=settings.picture_max_pixels,
             picture_timeout_s=settings.picture_timeout_s,
+            pictures_per_product=settings.pictures_per_product,
         )
 
     def _open_untrained(self) -> ProductEncoder:
         s = self._settings
-        return ProductEncoder(s.image_encoder, s.text_encoder, s.device, s.encode_threads)
+        version = Version(s.image_encoder, s.text_encoder)
+        return ProductEncoder(version, s.device, s.encode_threads, pickled_weights=s.pickled_weights)
 
     async def stop(self) -> None:
         if self._loader is not None:
@@ -102,7 +105,7 @@ class EncodeRole(Role[Event]):
         publish = [self._gone(event) for event in events if isinstance(event, Gone)]
         for request, product in zip(requests, encoded, strict=True):
             publish.append(self._vectors(request, product, prepared[request.product_id]))
-        self._pictures_missing += sum(isinstance(picture, PictureMissing) for picture in prepared.values())
+        self._pictures_missing += sum(isinstance(pictures, PictureMissing) for pictures in prepared.values())
         return Outcome(publish)
 
     def details(self) -> dict[str, float | int | str]:
@@ -152,23 +155,24 @@ def _revision(event: Event) -> int:
     return event.revision if isinstance(event, Gone) else event.content_revision
 
 
-def _content(request: EncodeRequest, picture: Picture | PictureMissing | None) -> ProductContent:
+def _content(request: EncodeRequest, pictures: tuple[Picture, ...] | PictureMissing | None) -> ProductContent:
     return product_content(
         title=request.title,
         brand=request.brand,
         category=request.category,
         attributes=request.attributes,
         description=request.description,
-        picture=picture.array if isinstance(picture, Picture) else None,
+        price_band=request.price_band,
+        pictures=[picture.array for picture in pictures] if isinstance(pictures, tuple) else (),
     )
 
 
-def _missing(product: EncodedProduct, picture: Picture | PictureMissing | None) -> list[Missing]:
+def _missing(product: EncodedProduct, pictures: tuple[Picture, ...] | PictureMissing | None) -> list[Missing]:
     """Why a modality has no vector."""
     missing = []
-    if isinstance(picture, PictureMissing):
-        missing.append(Missing(modality="image", reason=picture.reason, retry=picture.retry))
-    elif picture is None:
+    if isinstance(pictures, PictureMissing):
+        missing.append(Missing(modality="image", reason=pictures.reason, retry=pictures.retry))
+    elif pictures is None:
         missing.append(Missing(modality="image", reason=NO_LINKS, retry=False))
     if product.text is None:
         missing.append(Missing(modality="text", reason=NO_WORDS, retry=False))

@@ -142,6 +142,7 @@ class EncodeRequest(Contract):
     category: list[str]
     attributes: dict[str, str]
     image_links: list[str]
+    price_band: int | None = None  # of encoders.attributes.price_band: the price itself changes too often
 
 
 class Missing(Contract):
@@ -329,9 +330,6 @@ class WorkerStatus(Contract):
     oldest_unprocessed_s: float
     dead_letters: int
     details: dict[str, float | int | str]
-
-
-# --- vectors on the wire -----------------------------------------------------------------------------------------
 
 
 def pack_vector(vector: NDArray[np.float32]) -> str:

@@ -17,7 +17,7 @@ from streams.picture_transport import AddressRefused, CheckedTransport
 
 __all__ = ["Picture", "PictureLoader", "PictureMissing"]
 
-LINKS_TRIED = 3  # of one product: the first that is a picture counts
+LINKS_TRIED = 3  # of one product, or as many as pictures are wanted: what is no picture is passed over
 REDIRECTS_MAX = 5
 SILENT_TIMES = 3  # the time limit: so long a host that gave no answer is left alone
 MAYBE_LATER = frozenset({404, 408, 425, 429})  # feeds run ahead of the picture server, so 404 is worth a retry
@@ -37,6 +37,7 @@ class PictureLoader:
         picture_max_bytes: int = 10_000_000,
         picture_max_pixels: int = 40_000_000,
         picture_timeout_s: float = 10.0,
+        pictures_per_product: int = 3,
         at_once: int = 16,
         decode_threads: int = 2,
     ) -> None:
@@ -45,6 +46,7 @@ class PictureLoader:
         self._max_bytes = picture_max_bytes
         self._max_pixels = picture_max_pixels
         self._timeout_s = picture_timeout_s
+        self._per_product = pictures_per_product
         self._at_once = asyncio.Semaphore(at_once)
         self._threads = ThreadPoolExecutor(decode_threads, thread_name_prefix="pictures")
         self._client = httpx.AsyncClient(
@@ -69,9 +71,9 @@ class PictureLoader:
         await self._client.aclose()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def load_pictures(self, links: Sequence[Sequence[str]]) -> list[Picture | PictureMissing | None]:
-        """For each product's links its first picture that can be had, else the first reason; None without links."""
-        return list(await asyncio.gather(*map(self._first_picture, links)))
+    async def load_pictures(self, links: Sequence[Sequence[str]]) -> list[tuple[Picture, ...] | PictureMissing | None]:
+        """For each product's links its pictures that can be had, else the first reason; None without links."""
+        return list(await asyncio.gather(*map(self._pictures_of, links)))
 
     async def fetch_picture(self, link: str) -> Picture | PictureMissing:
         """The picture at an http(s) link, a `file:` link or a path below the root."""
@@ -85,16 +87,21 @@ class PictureLoader:
             return PictureMissing(f"{shown(link)}: {outcome.reason}", outcome.retry)
         return outcome
 
-    async def _first_picture(self, links: Sequence[str]) -> Picture | PictureMissing | None:
+    async def _pictures_of(self, links: Sequence[str]) -> tuple[Picture, ...] | PictureMissing | None:
+        """In the order of the links; a link is followed only while the pictures before it do not suffice."""
+        pictures: list[Picture] = []
         missing: list[PictureMissing] = []
-        for link in links[:LINKS_TRIED]:
+        for link in links[: max(LINKS_TRIED, self._per_product)]:
             outcome = await self.fetch_picture(link)
             if isinstance(outcome, Picture):
-                return outcome
-            missing.append(outcome)
-        if not missing:
-            return None
-        return PictureMissing(missing[0].reason, retry=any(each.retry for each in missing))
+                pictures.append(outcome)
+            else:
+                missing.append(outcome)
+            if len(pictures) == self._per_product:
+                break
+        if pictures:
+            return tuple(pictures)
+        return PictureMissing(missing[0].reason, retry=any(each.retry for each in missing)) if missing else None
 
     async def _content(self, link: str) -> bytes | PictureMissing:
         try:

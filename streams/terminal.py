@@ -37,7 +37,7 @@ EXIT_CODES = {
     "streams.ports.PortTaken": MISCONFIGURED,
     "streams.group.StreamNotCompiled": MISCONFIGURED,
     "streams.journal.JournalInUse": MISCONFIGURED,
-    "encoders.weights.UnknownSource": MISCONFIGURED,
+    "encoders.recipes.UnknownSource": MISCONFIGURED,
     "encoders.product.UnknownDevice": MISCONFIGURED,
     "store.database.SchemaTooNew": MISCONFIGURED,
     "store.vectors.EmbeddedStoreMissing": MISCONFIGURED,

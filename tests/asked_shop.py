@@ -1,5 +1,6 @@
 """Three products and a user in real stores and on a shelf behind an Api, for tests that ask it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import httpx
 import numpy as np
 from shelves import factors, neighbours, offer, weights
 
+from encoders.product import ProductEncoder
 from store.database import open_database
 from store.products import ProductStore
 from store.records import Click, ProductRow, UserRow
@@ -19,6 +21,7 @@ from streams.health import Backlog
 from streams.look_alikes import LookAlikes
 from streams.ports import free_port
 from streams.replicas import ReplicaEnded
+from streams.search import Search
 from streams.settings import Settings
 from streams.shelf import Shelf
 from streams.status import StatusBoard
@@ -52,7 +55,8 @@ class ReplicasAtHand:
 class AskedShop:
     """Three products and a user, in real stores, behind an Api."""
 
-    def __init__(self, home: Path, replicas: ReplicasAtHand) -> None:
+    def __init__(self, home: Path, replicas: ReplicasAtHand, load: Callable[[], ProductEncoder] | None = None) -> None:
+        """load makes the encoder of searches."""
         self.settings = Settings(home=home, api_port=free_port())
         self.products = ProductStore(open_database(None, home, "products"))
         self.users = UserStore(open_database(None, home, "users"))
@@ -61,6 +65,7 @@ class AskedShop:
         self.board = StatusBoard(Broker(self.settings), "worker-status")
         self.replicas = replicas
         self.backlogs: dict[str, Backlog] = {}  # as the broker tells them
+        self.search = Search(self.settings, self.vectors, load)
         self.api = Api(
             self.settings,
             users=self.users,
@@ -69,6 +74,7 @@ class AskedShop:
             recommend=self.recommend,
             neighbours=self.shelf.neighbours,
             look_alikes=LookAlikes(self.shelf, self.users, self.vectors, self.settings).of,
+            search=self.search,
             board=self.board,
             replicas=replicas,
             backlogs=lambda: self.backlogs,

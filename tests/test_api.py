@@ -168,7 +168,7 @@ async def test_all_that_is_held_of_a_product_is_shown(shop: AskedShop) -> None:
         ("/products/b/similar?limit=0", 422, "limit: Input should be greater than or equal to 1"),
         ("/products/b/similar?by=smell", 422, "by: Input should be 'fused', 'image', 'text', 'together' or 'next'"),
         (f"/users/bob/recommendations?segment={65 * 'x'}", 422, "segment: String should have at most 64 characters"),
-        ("/nothing", 404, "there is nothing at /nothing: see /status, /users/ID/recommendations"),
+        ("/nothing", 404, "there is nothing at /nothing: see /status, /search?q=WORDS, /users/ID/"),
     ],
 )
 async def test_errors_say_what_to_do_next(shop: AskedShop, path: str, code: int, detail: str) -> None:

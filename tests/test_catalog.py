@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from messages import NAMES, Json, Source, delivered, headers, run, values
 from sqlalchemy import Engine, delete
 
+from encoders.attributes import price_band
 from store.database import get_fact, open_database, set_fact
 from store.encoders import EncoderRow, EncoderStore
 from store.products import ProductStore
@@ -127,7 +128,8 @@ def test_a_new_product_becomes_a_row_an_offer_and_an_encode_request(
         }
     }
     encoded = ("title", "description", "brand", "category", "attributes", "image_links")
-    request = {"product_id": "cup", "content_revision": 1} | {name: CUP[name] for name in encoded}
+    request = {"product_id": "cup", "content_revision": 1, "price_band": price_band(CUP["price"]["amount"])}
+    request |= {name: CUP[name] for name in encoded}
     assert values(outcome, REQUESTS) == {"cup": request}
     assert headers(outcome, INDEX) == headers(outcome, REQUESTS) == {"cup": {"revision": b"1"}}
     assert not outcome.rejected

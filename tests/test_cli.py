@@ -34,7 +34,19 @@ from streams.settings import Settings
 
 Result = Any
 Freshet = Callable[..., Result]
-COMMANDS = ("up", "worker", "topics", "import", "simulate", "publish", "watch", "recommend", "similar", "show")
+COMMANDS = (
+    "up",
+    "worker",
+    "topics",
+    "import",
+    "simulate",
+    "publish",
+    "watch",
+    "recommend",
+    "similar",
+    "search",
+    "show",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from messages import run as run_role
 from PIL import Image
 
 from encoders.next_click import FACTORS
-from encoders.product import ProductContent, ProductEncoder
+from encoders.product import ProductEncoder, product_content
 from store.database import open_database
 from store.products import ProductStore
 from store.records import ProductRow
@@ -104,8 +104,8 @@ def test_a_product_becomes_its_encoder_s_vectors(
     encoder: ProductEncoder = started[1]._encoder  # type: ignore[assignment]
     assert (record.content_revision, record.encoder, record.missing) == (7, encoder.fingerprint, [])
     array = np.asarray(Image.open(pictures / "red.png"))
-    title, category, brand = "Red striped cotton shirt", "Shirts", "Tidewear"
-    [expected] = encoder.encode([ProductContent(f"{title}. {category}", array, f"Clothing. brand: {brand}")])
+    words = {"title": "Red striped cotton shirt", "category": ["Clothing", "Shirts"], "brand": "Tidewear"}
+    [expected] = encoder.encode([product_content(**words, pictures=[array])])
     for name in ("image", "text", "fused"):
         np.testing.assert_allclose(unpack_vector(getattr(record, name)), getattr(expected, name), atol=1e-6)
 

@@ -172,7 +172,7 @@ def test_what_is_held_out_is_found_far_above_chance() -> None:
     assert (found["products"], found["taught"], found["held_out"]) == (60, 48, 12)
     assert found["words_to_picture_r_at_1"] > 0.5  # chance is 1 in 12
     assert found["picture_to_words_r_at_10"] > 0.9
-    assert set(found["same_type_at_1"]) == {"image", "text", "fused", "image_aligned", "words_aligned"}
+    assert set(found["same_type_at_1"]) == {"image", "text", "fused", "image_aligned", "words_aligned", "fused_fitted"}
     assert min(found["same_type_at_1"].values()) > 0.8
     assert np.isnan(found["same_colour_at_1"]["fused"])
     assert found["same_type_at_1_by_score"]["cosine"] == found["same_type_at_1"]["fused"]

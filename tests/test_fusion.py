@@ -1,5 +1,7 @@
 """Fusion: attention over the modalities, known by hand and by its properties."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,9 @@ from hypothesis import strategies as st
 from encoders.fusion import (
     SCORES,
     Fusion,
+    Modalities,
     Score,
+    attend,
     attention_scores,
     attention_weights,
     orthonormal_maps,
@@ -17,7 +21,13 @@ from encoders.fusion import (
 from encoders.weights import FusionRecipe
 
 WIDTHS = {"image": 12, "text": 5}
-RECIPE = FusionRecipe(width=9, image_importance=0.5, text_importance=1.0, seed=3)
+RECIPE = FusionRecipe(
+    image_width=4, text_width=5, image_importance=0.5, text_importance=1.0, attributes_importance=0.5, seed=3
+)
+
+
+def fusion_of(recipe: FusionRecipe) -> Fusion:
+    return Fusion(WIDTHS, recipe, attributes=3)
 
 
 def unit(seed: int, count: int, width: int) -> np.ndarray:
@@ -71,22 +81,22 @@ def test_a_missing_modality_has_weight_exactly_zero() -> None:
     assert weights.tolist() == [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
 
 
-def test_what_stands_in_the_place_of_a_missing_modality_changes_nothing() -> None:
-    fusion = Fusion(WIDTHS, RECIPE)
-    text, present = unit(1, 1, 5), np.array([[False, True]])
-    empty = fusion.fuse(np.zeros((1, 12), np.float32), text, present)
-    assert np.array_equal(empty, fusion.fuse(unit(2, 1, 12), text, present))
-    assert empty @ fusion.maps["image"].T == pytest.approx(np.zeros((1, 12)), abs=1e-6)
+def test_a_missing_modality_leaves_its_block_empty_and_the_others_as_they_are() -> None:
+    fusion = fusion_of(RECIPE)
+    words_alone = fusion.fuse(Modalities(np.zeros((1, 12), np.float32), unit(1, 1, 5), np.zeros((1, 3), np.float32)))
+    assert words_alone[0, :5] == pytest.approx(unit(1, 1, 5)[0], abs=1e-6)
+    assert not words_alone[0, 5:].any()
 
 
-def test_a_product_with_neither_modality_is_fused_to_zeros() -> None:
-    fused = Fusion(WIDTHS, RECIPE).fuse(np.zeros((2, 12), np.float32), unit(1, 2, 5), np.array([[0, 0], [0, 1]], bool))
+def test_a_product_of_which_nothing_is_known_is_fused_to_zeros() -> None:
+    products = Modalities(np.zeros((2, 12), np.float32), np.zeros((2, 5), np.float32), unit(1, 2, 3) * [[0], [1]])
+    fused = fusion_of(RECIPE).fuse(products)
     assert not fused[0].any()
     assert np.linalg.norm(fused[1]) == pytest.approx(1.0, abs=1e-6)
 
 
 def test_the_maps_are_orthonormal_and_their_images_orthogonal() -> None:
-    maps = orthonormal_maps(WIDTHS, width=9, seed=3)
+    maps = orthonormal_maps({"text": 5, "image": 12}, {"text": 5, "image": 4}, seed=3)
     assert maps["text"] @ maps["text"].T == pytest.approx(np.eye(5), abs=1e-6)
     assert maps["text"] @ maps["image"].T == pytest.approx(np.zeros((5, 12)), abs=1e-6)
     projection = maps["image"].T @ maps["image"]  # onto the 4 dimensions that the text leaves
@@ -95,37 +105,44 @@ def test_the_maps_are_orthonormal_and_their_images_orthogonal() -> None:
 
 
 def test_the_same_seed_gives_the_same_maps_and_another_seed_others() -> None:
-    first, again, other = (orthonormal_maps(WIDTHS, width=9, seed=seed)["image"] for seed in (3, 3, 4))
+    first, again, other = (orthonormal_maps({"image": 12}, {"image": 4}, seed=seed)["image"] for seed in (3, 3, 4))
     assert np.array_equal(first, again)
     assert not np.allclose(first, other)
 
 
 def test_the_fused_cosine_is_the_weighted_mean_of_the_modalities_cosines() -> None:
-    # Wide enough that nothing is projected away. Weights: cosines .5 and 1 over sqrt(1.25), softmax, times importance.
-    fusion = Fusion(WIDTHS, FusionRecipe(width=17, image_importance=0.5, text_importance=1.0, seed=3))
-    image, text = unit(1, 2, 12), unit(2, 2, 5)
-    fused = fusion.fuse(image, text, np.ones((2, 2), bool))
-    attention = np.exp(np.array([0.5, 1.0]) / np.sqrt(1.25))
-    share = (attention / attention.sum() * [0.5, 1.0]) ** 2
-    expected = (share[0] * image[0] @ image[1] + share[1] * text[0] @ text[1]) / share.sum()
+    # Wide enough that nothing is projected away. Weights: cosines .5, 1, .5 over sqrt(1.5), softmax, times importance.
+    fusion = fusion_of(dataclasses.replace(RECIPE, image_width=12))
+    products = Modalities(unit(1, 2, 12), unit(2, 2, 5), unit(3, 2, 3))
+    fused = fusion.fuse(products)
+    importances = np.array([0.5, 1.0, 0.5])
+    attention = np.exp(importances / np.sqrt(1.5))
+    share = (attention / attention.sum() * importances) ** 2
+    expected = sum(part * rows[0] @ rows[1] for part, rows in zip(share, products, strict=True)) / share.sum()
     assert fused[0] @ fused[1] == pytest.approx(expected, abs=1e-5)
 
 
-@given(st.permutations(range(6)), st.lists(st.tuples(st.booleans(), st.booleans()), min_size=6, max_size=6))
+@given(st.permutations(range(6)), st.lists(st.tuples(*[st.booleans()] * 3), min_size=6, max_size=6))
 def test_the_batch_order_permutes_the_output_and_a_batch_equals_singles(
-    order: list[int], flags: list[tuple[bool, bool]]
+    order: list[int], flags: list[tuple[bool, bool, bool]]
 ) -> None:
-    fusion = Fusion(WIDTHS, RECIPE)
-    image, text, present = unit(1, 6, 12), unit(2, 6, 5), np.array(flags)
-    together = fusion.fuse(image, text, present)
-    assert fusion.fuse(image[order], text[order], present[order]) == pytest.approx(together[order], abs=1e-6)
-    singles = [fusion.fuse(image[[i]], text[[i]], present[[i]])[0] for i in range(6)]
+    fusion, present = fusion_of(RECIPE), np.array(flags, np.float32)
+    whole = [unit(1, 6, 12), unit(2, 6, 5), unit(3, 6, 3)]
+    rows = [vectors * present[:, [place]] for place, vectors in enumerate(whole)]
+    together = fusion.fuse(Modalities(*rows))
+    assert fusion.fuse(Modalities(*(each[order] for each in rows))) == pytest.approx(together[order], abs=1e-6)
+    singles = [fusion.fuse(Modalities(*(each[[i]] for each in rows)))[0] for i in range(6)]
     assert np.stack(singles) == pytest.approx(together, abs=1e-6)
 
 
-def test_a_fused_width_without_room_for_the_picture_is_refused() -> None:
-    with pytest.raises(ValueError, match="fused width 5 must be above the text's 5: raise it"):
-        Fusion(WIDTHS, FusionRecipe(width=5))
+def test_of_several_pictures_the_odd_one_counts_least_and_one_alone_is_itself() -> None:
+    alike, odd = np.array([1.0, 0.0, 0.0], np.float32), np.array([0.0, 1.0, 0.0], np.float32)
+    assert attend(alike[None]) == pytest.approx(alike)
+    # The mean of two alike and one odd is (2, 1, 0) / 3: cosines 2 / sqrt(5) and 1 / sqrt(5), softmax.
+    raised = np.exp([2 / np.sqrt(5), 1 / np.sqrt(5)])
+    expected = unit_rows(np.array([[2 * raised[0], raised[1], 0.0]], np.float32))[0]
+    for order in ([0, 1, 2], [2, 0, 1]):
+        assert attend(np.stack([alike, alike, odd])[order]) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])

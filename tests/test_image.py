@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from encoders.image import BadPicture, ImageEncoder, expected_relu6, square
+from encoders.efficientnet_lite import expected_relu6
+from encoders.image import BadPicture, ImageEncoder, square
 from encoders.weights import find_weights
 
 

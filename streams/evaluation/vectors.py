@@ -13,7 +13,7 @@ import orjson
 
 from encoders.next_click import Floats
 from encoders.weights import fingerprint_of
-from streams.catalog_rows import ENCODED_FIELDS
+from streams.catalog_rows import encoded_content
 from streams.encode import EncodeRole, Event
 from streams.evaluation import kept_arrays
 from streams.evaluation.kept_arrays import read_kept, write_kept
@@ -101,5 +101,4 @@ async def _encode(
 
 def _request(product: Mapping[str, Any]) -> EncodeRequest:
     upsert = ProductUpsert.model_validate(product).model_dump(mode="json")
-    content = {name: upsert[name] for name in ENCODED_FIELDS}
-    return EncodeRequest(product_id=str(product["product_id"]), content_revision=1, **content)
+    return EncodeRequest(product_id=str(product["product_id"]), content_revision=1, **encoded_content(upsert))

@@ -13,6 +13,7 @@ import orjson
 from brokers import LocalKafka
 
 from encoders.product import ProductContent, ProductEncoder, product_content
+from encoders.version import Version
 from streams.picture_decoding import Picture, decode
 from streams.settings import Settings
 from streams.shop import draw_shop
@@ -141,9 +142,8 @@ def _encode_directly(
     folder: Path, first: Sequence[dict[str, Any]], rest: Sequence[dict[str, Any]], settings: Settings
 ) -> float:
     """Products per second of the encoder that the role uses, with its threads and batches, in this process."""
-    encoder = ProductEncoder(
-        settings.image_encoder, settings.text_encoder, settings.device, threads=settings.encode_threads
-    )
+    version = Version(settings.image_encoder, settings.text_encoder)
+    encoder = ProductEncoder(version, settings.device, threads=settings.encode_threads)
     encoder.encode([_content(folder, product) for product in first])
     contents = [_content(folder, product) for product in rest]
     began = time.monotonic()
@@ -156,4 +156,4 @@ def _content(folder: Path, product: dict[str, Any]) -> ProductContent:
     picture = decode((folder / product["image_links"][0]).read_bytes(), 40_000_000)
     assert isinstance(picture, Picture), picture
     names = ("title", "brand", "category", "attributes", "description")
-    return product_content(**{name: product[name] for name in names}, picture=picture.array)
+    return product_content(**{name: product[name] for name in names}, pictures=[picture.array])

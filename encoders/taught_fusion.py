@@ -1,0 +1,165 @@
+"""A fusion that has learned from a catalogue: which directions count, and a space that pictures and words share.
+
+    image       the picture's feature, softly whitened             text     the headline's feature, softly whitened
+    attributes  the facts' codes                                   common   unit(a + b), a and b of the two heads
+
+Each is a token: a unit vector in a block of D of its own. The score is the learned one, x' A y / sqrt(D), A constant on
+each block, so that the weights are softmax_m(logits_m) over the tokens that there are, and exactly 0 for the others:
+
+    x = unit(sum_m softmax_m(logits) y_m),   fused = unit(W x)
+
+W is what clicks and categories have taught, or the identity. Because of the common token a product without words is
+found by words, and one without a picture by a picture.
+Source of the soft whitening: all but the top directions (Mu, Viswanath, ICLR 2018) as a power of the spectrum.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.alignment import Alignment
+from encoders.fusion import attention_weights
+from encoders.reduction import Reduction, fit_pca
+from encoders.retrieval import unit_or_zero
+from encoders.weights import ATTRIBUTES_RECIPE
+
+Vectors = NDArray[np.float32]
+ATTRIBUTES = ATTRIBUTES_RECIPE.width  # A
+PREFIX = "fusion."
+RECIPE = "taught fusion 1"  # the forward pass; changes the fingerprint when it changes
+TOKENS = ("image", "text", "attributes", "common")
+REDUCED = ("image", "text", "common")
+WIDTHS = {"image": 256, "text": 256, "common": 192}  # at most
+POWERS = {"image": 0.3, "text": 0.5, "common": 0.0}  # of the whitening: 0 none, 1 all
+SAYS = {"image": 0.7, "text": 1.0, "attributes": 0.6, "common": 1.0}  # of a token's cosine in that of the fused
+
+
+class Words(NamedTuple):
+    """What is said of B products, of unit length, zeros where nothing is."""
+
+    title: Vectors  # (B, T)
+    headline: Vectors  # (B, T)
+    details: Vectors  # (B, T)
+
+    @property
+    def joined(self) -> Vectors:
+        """(B, 3 T), what the head of the words reads."""
+        return np.concatenate(self, axis=1)
+
+
+class TaughtFusion(NamedTuple):
+    """A fitted fusion."""
+
+    image: Reduction
+    text: Reduction
+    common: Reduction
+    heads: Alignment
+    logits: Vectors  # (4,) by TOKENS
+    details: Vectors  # (T,) what is said besides, on average: a query has none
+    mix: Vectors | None = None  # W (D, D)
+
+    @property
+    def width(self) -> int:
+        """D"""
+        return sum(self._blocks)
+
+    def fuse(self, image: Vectors, words: Words, attributes: Vectors) -> Vectors:
+        """The fused vectors (B, D) of unit length, zeros where nothing is known.
+
+        image       (B, V), zeros where there is no picture
+        attributes  (B, A)
+        """
+        tokens = self.tokens(image, words, attributes)  # (B, 4, D)
+        x = unit_or_zero(np.einsum("bm,bmd->bd", self.weights(tokens), tokens))
+        return x if self.mix is None else unit_or_zero(x @ self.mix.T)
+
+    def weights(self, tokens: Vectors) -> Vectors:
+        """(B, 4) by TOKENS: how much of the fused vector each is; exactly 0 for what is missing."""
+        per_block = np.repeat(self.logits, self._blocks) * np.float32(np.sqrt(self.width))  # the diagonal of A
+        present = np.any(tokens, axis=2)
+        return attention_weights(tokens.sum(1), tokens, present, "learned", per_block)
+
+    def tokens(self, image: Vectors, words: Words, attributes: Vectors) -> Vectors:
+        """(B, 4, D) each in its block, of unit length or zero."""
+        common = unit_or_zero(self.heads.pictures(image) + self.heads.words(words.joined))
+        parts = (self.image(image), self.text(words.headline), attributes, self.common(common))
+        tokens = np.zeros((len(image), len(TOKENS), self.width), np.float32)
+        begin = 0
+        for place, part in enumerate(parts):
+            tokens[:, place, begin : begin + part.shape[1]] = part
+            begin += part.shape[1]
+        return tokens
+
+    @property
+    def _blocks(self) -> list[int]:
+        """Values of D by TOKENS."""
+        return [self.image.axes.shape[1], self.text.axes.shape[1], ATTRIBUTES, self.common.axes.shape[1]]
+
+    # --- as it is saved ------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Vectors]:
+        """Arrays by name."""
+        state = {"logits": self.logits, "details": self.details}
+        for name in REDUCED:
+            reduction: Reduction = getattr(self, name)
+            state |= {f"{name}.{part}": array for part, array in reduction._asdict().items()}
+        state |= {f"heads.{name}": array for name, array in self.heads.state().items()}
+        return state if self.mix is None else {**state, "mix": self.mix}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Vectors]) -> Self:
+        """The inverse of state. Raises KeyError for what is missing, ValueError for shapes that do not fit."""
+        image, text, common = (Reduction(state[f"{name}.mean"], state[f"{name}.axes"]) for name in REDUCED)
+        heads = {name.removeprefix("heads."): array for name, array in state.items() if name.startswith("heads.")}
+        others = (Alignment.from_state(heads), state["logits"], state["details"], state.get("mix"))
+        made = cls(image, text, common, *others)
+        made.check()
+        return made
+
+    def check(self) -> None:
+        """Raises ValueError if shapes do not fit each other."""
+        V, T, common = (len(getattr(self, name).mean) for name in REDUCED)
+        wanted = {
+            "heads.pictures.weight": (self.heads.pictures.weight.shape, (common, V)),
+            "heads.words.weight": (self.heads.words.weight.shape, (common, 3 * T)),
+            "logits": (self.logits.shape, (len(TOKENS),)),
+            "details": (self.details.shape, (T,)),
+            "mix": ((self.width,) * 2 if self.mix is None else self.mix.shape, (self.width,) * 2),
+        }
+        for name in REDUCED:
+            reduction: Reduction = getattr(self, name)
+            wanted[f"{name}.axes"] = (reduction.axes.shape[:1], reduction.mean.shape)
+        for name, (shape, fitting) in wanted.items():
+            if shape != fitting:
+                raise ValueError(f"{name} is {shape} instead of {fitting}")
+
+
+def fit_fusion(
+    image: Vectors, words: Words, heads: Alignment, *, says: Mapping[str, float] = SAYS, seed: int = 0
+) -> TaughtFusion:
+    """The fusion of these products' features, without labels and without W.
+
+    image  (n, V) float32, zeros where there is no picture: those teach nothing of pictures
+    heads  of the same features
+    says   > 0 by TOKENS: how much of the fused cosine is each token's
+
+    Raises CannotReduce below three products with a picture and words.
+    """
+    common = unit_or_zero(heads.pictures(image) + heads.words(words.joined))
+
+    def reduced(name: str, features: Vectors) -> Reduction:
+        known = features[features.any(axis=1)]
+        width = max(1, min(WIDTHS[name], len(known) - 1, features.shape[1]))
+        return fit_pca(known, width, whitening=POWERS[name], seed=seed)
+
+    logits = np.log([np.sqrt(says[name]) for name in TOKENS]).astype(np.float32)
+    spoken = words.details[words.details.any(axis=1)]
+    details = (spoken.mean(axis=0) if len(spoken) else np.zeros(words.details.shape[1])).astype(np.float32)
+    image_map, text_map, common_map = (
+        reduced("image", image),
+        reduced("text", words.headline),
+        reduced("common", common),
+    )
+    return TaughtFusion(image_map, text_map, common_map, heads, logits, details)
