@@ -45,7 +45,9 @@ CLOSE_WITHIN_S = 2
 class Replicas(Protocol):
     """The views that `recommend` reads; start() returns when they are full and may raise BrokerUnavailable."""
 
-    malformed: int  # records that were skipped
+    @property
+    def malformed(self) -> int:
+        """Records that were skipped."""
 
     async def start(self) -> None: ...
 

@@ -27,6 +27,7 @@ from streams.per_version import PerVersion, Wanted
 from streams.ranking import lists_ranker
 from streams.replicas import Replica, shelf_topics
 from streams.role import Role
+from streams.served_vectors import ServedVectors
 from streams.settings import Settings
 from streams.shelf import Neighbour, Neighbourhood, Shelf
 from streams.topics import TopicNames, topic_names
@@ -126,9 +127,10 @@ class Parts:
         return Shelf()
 
     @cached_property
-    def replica(self) -> Replica:
+    def replica(self) -> ServedVectors:
         """The one reader that fills the shelf."""
-        return Replica(self.broker, shelf_topics(self.shelf, self.names), self.shelf.lock)
+        puts = shelf_topics(self.shelf, self.names)
+        return ServedVectors(self.broker, self.settings, self.names, self.versions, self.shelf, puts)
 
     async def close(self) -> None:
         """What no role closes is closed."""
