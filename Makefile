@@ -12,7 +12,7 @@ FOLDERS = $(or $(FRESHET_DATA),../shared/data)
 RETAIL = $(or $(SHOP),$(FOLDERS)/online-retail)
 FASHION = $(or $(SHOP),$(FOLDERS)/fashion-5k)
 EVALUATED := .freshet/evaluate
-HEADS := .freshet/encoders/heads.safetensors
+ALIGNED := .freshet/encoders/aligned
 EVALUATE = .venv/bin/freshet evaluate $(EVALUATED)/clicks.jsonl --catalog $(EVALUATED)/catalog.jsonl --jobs 2
 
 .DEFAULT_GOAL := help
@@ -50,9 +50,9 @@ evaluate: .venv/.test  ## Evaluate Freshet beside its baselines on two years of 
 	@$(EVALUATE) --models freshet,item-knn,transitions --every 5 --shuffle-ties --checkpoints $(EVALUATED)/shuffled
 
 evaluate-encoders: .venv/.test  ## Evaluate the encoders on 5,000 real products with photos, and on groceries (minutes, mostly encoding)
-	@.venv/bin/freshet train align "$(FASHION)" $(HEADS)
-	@.venv/bin/freshet encoders evaluate "$(FASHION)" --heads $(HEADS)
-	@.venv/bin/freshet encoders evaluate "$(FOLDERS)/grocery" --heads $(HEADS)
+	@.venv/bin/freshet train align "$(FASHION)" $(ALIGNED)
+	@.venv/bin/freshet encoders evaluate "$(FASHION)" --version $(ALIGNED)
+	@.venv/bin/freshet encoders evaluate "$(FOLDERS)/grocery" --version $(ALIGNED)
 
 clean:  ## Remove .venv and caches; .freshet, where data lives, stays
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
@@ -66,7 +66,7 @@ clean:  ## Remove .venv and caches; .freshet, where data lives, stays
 
 .venv/.test: $(PINS) | .venv/bin/pip
 	@echo 'Installing into .venv, the tools of the tests included: 3.4 GB to fetch (torch, above all), which takes minutes.'
-	@$(PIP) --editable '.[embedded,postgresql,evaluate,dev]'
+	@$(PIP) --editable '.[embedded,postgresql,evaluate,onnx,dev]'
 	@.venv/bin/python -m streams.compiling
 	@touch $@
 

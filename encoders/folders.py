@@ -6,6 +6,7 @@ Only JSON and the headers of arrays are read here. Never imports torch.
 from pathlib import Path
 
 from encoders.arrays_on_disk import CutShort, names_and_shapes
+from encoders.compressed_folders import ARCHITECTURES, find_compressed
 from encoders.folder_recipes import (
     PICTURES,
     POOLINGS,
@@ -27,6 +28,17 @@ def find_in_folder(source: str, folder: Path, modality: Modality, *, pickled_wei
     """The weights of a folder. Raises UnknownSource, Incomplete if a file is missing or cut short."""
     if not folder.is_dir():
         raise UnknownSource(f"{source!r}: there is no folder {folder.absolute()}: put config.json and its files there")
+    try:
+        return _find(source, folder, modality, pickled_weights)
+    except UnknownSource:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a list for an object, a word for a number
+        raise Incomplete(
+            f"{source!r}: a JSON file of {folder} is not what it should be ({error}): get it again"
+        ) from error
+
+
+def _find(source: str, folder: Path, modality: Modality, pickled_weights: bool) -> Weights:
     nested = folder / "0_Transformer"  # as old versions of sentence-transformers wrote it
     inner = nested if nested.is_dir() else folder
     config = read_json(source, inner / "config.json")
@@ -36,6 +48,8 @@ def find_in_folder(source: str, folder: Path, modality: Modality, *, pickled_wei
             "model that transformers itself knows"
         )
     architecture = str(config.get("architecture", ""))
+    if architecture in ARCHITECTURES:
+        return find_compressed(source, inner, modality, config)
     if architecture.startswith(PREFIX) and modality == "image":
         name = architecture.removeprefix(PREFIX)
         width = network_of(source, name).width

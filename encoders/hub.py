@@ -26,14 +26,12 @@ def find_in_hub(source: str, name: str, modality: Modality, *, pickled_weights: 
         return find_in_folder(source, _snapshot(name, local=True), modality, pickled_weights=pickled_weights)
     except HFValidationError as error:
         raise UnknownSource(f"{source!r} is no name of the hub ({error}): write hub:OWNER/NAME") from error
-    except (Incomplete, FileNotFoundError) as error:  # never downloaded, or in part
-        lacking = error
+    except (Incomplete, FileNotFoundError):
+        pass  # never downloaded, or in part
     try:
-        folder = _snapshot(name, local=False)
-    except (OSError, HTTPError) as error:
-        told = lacking if isinstance(lacking, Incomplete) else error
-        raise UnknownSource(_remedy(source, name, str(told))) from error
-    return find_in_folder(source, folder, modality, pickled_weights=pickled_weights)
+        return find_in_folder(source, _snapshot(name, local=False), modality, pickled_weights=pickled_weights)
+    except (OSError, HTTPError, Incomplete) as error:
+        raise UnknownSource(_remedy(source, name, str(error))) from error
 
 
 def _snapshot(name: str, *, local: bool) -> Path:

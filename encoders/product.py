@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from encoders.attributes import Fact, encode_facts, product_facts
 from encoders.fusion import Fusion, Modalities, attend, unit_rows
 from encoders.image import ImageEncoder, Pixels
+from encoders.product_tokens import ProductTokens, product_tokens
 from encoders.taught_fusion import Words
 from encoders.text import TextEncoder, product_text
 from encoders.version import Version
@@ -100,6 +101,10 @@ class ProductEncoder:
             EncodedProduct(image, text, vector if image is not None or text is not None else None)
             for image, text, vector in zip(images, texts, fused, strict=True)
         ]
+
+    def tokens(self, batch: Sequence[ProductContent]) -> list[ProductTokens]:
+        """The places of the pictures, the word pieces and the facts of each product. Raises as encode."""
+        return product_tokens(self._image, self._text, batch)
 
     def encode_query(
         self, words: str = "", picture: Pixels | None = None, words_weight: float = 1.0, image_weight: float = 1.0

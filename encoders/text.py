@@ -13,7 +13,7 @@ from encoders.networks import text_network
 from encoders.recipes import FIRST, LAST, LAST_PLACE, MEAN, TextRecipe, UnknownSource, Weights
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
     from torch import Tensor
 
 Vectors = NDArray[np.float32]
@@ -49,6 +49,13 @@ def product_text(
     return ProductText(_sentences(headline), _sentences([*details, description]))
 
 
+class Tokens(NamedTuple):
+    """The word pieces of a text, its marks of beginning and end among them; what is too long is cut."""
+
+    states: Vectors  # (S, T)
+    spans: NDArray[np.int64]  # (S, 2) where a piece begins and ends in the text, in characters; equal for a mark
+
+
 class TextEncoder:
     """A text network, its tokenizer and its recipe. One thread at a time may use it."""
 
@@ -74,16 +81,39 @@ class TextEncoder:
         Texts go through the network ordered by length, so little is padded.
         Raises FloatingPointError if a result is not finite.
         """
-        texts = [text[: self._recipe.characters] for text in texts]
-        pieces = [self._tokenizer.encode(text).ids if _says_anything(text) else [] for text in texts]
-        wordy = (i for i in range(len(texts)) if len(pieces[i]) > self._marks)
-        order = sorted(wordy, key=lambda i: len(pieces[i]))
+        pieces = [[] if read is None else read.ids for read in self._read(texts)]
         vectors: list[Vectors | None] = [None] * len(texts)
-        for start in range(0, len(order), AT_ONCE):
-            together = order[start : start + AT_ONCE]
+        for together in self._of_like_length(pieces):
             for i, vector in zip(together, unit_rows(self._pooled([pieces[i] for i in together])), strict=True):
                 vectors[i] = vector
         return vectors
+
+    def tokens(self, texts: Sequence[str]) -> list[Tokens | None]:
+        """What the network says of each word piece, the same whatever else is in the batch; None where encode has None.
+
+        128 pieces of 384 values are 200 kB a text.
+        """
+        read = self._read(texts)
+        pieces = [[] if found is None else found.ids for found in read]
+        tokens: list[Tokens | None] = [None] * len(texts)
+        for together in self._of_like_length(pieces):
+            states = self._states([pieces[i] for i in together])[0].cpu().numpy()  # (B, S, T)
+            for i, rows in zip(together, states, strict=True):
+                found = read[i]
+                assert found is not None, "it has pieces"
+                tokens[i] = Tokens(rows[: len(found.ids)].copy(), np.array(found.offsets, np.int64))
+        return tokens
+
+    def _read(self, texts: Sequence[str]) -> "list[Encoding | None]":
+        """The word pieces of each text; None where all is blank."""
+        cut = [text[: self._recipe.characters] for text in texts]
+        return [self._tokenizer.encode(text) if _says_anything(text) else None for text in cut]
+
+    def _of_like_length(self, pieces: Sequence[Sequence[int]]) -> list[list[int]]:
+        """The places of the texts that have words, a few at a time."""
+        wordy = (i for i in range(len(pieces)) if len(pieces[i]) > self._marks)
+        order = sorted(wordy, key=lambda i: len(pieces[i]))
+        return [order[start : start + AT_ONCE] for start in range(0, len(order), AT_ONCE)]
 
     def _pooled(self, pieces: Sequence[Sequence[int]]) -> Vectors:
         """B lists of word pieces to (B, T), padding left out."""
@@ -119,7 +149,7 @@ def pool(states: "Tensor", mask: "Tensor", pooling: str) -> "Tensor":
         return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
     if pooling == LAST_PLACE:
         return states[:, -1]
-    places = torch.arange(states.shape[1], device=states.device)  # (S,)
+    places = torch.arange(1, states.shape[1] + 1, device=states.device)  # (S,), none is 0, as what is masked is
     if pooling == FIRST:
         chosen = places.flip(0).mul(mask).argmax(1)
     elif pooling == LAST:

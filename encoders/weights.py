@@ -1,9 +1,11 @@
 """Where weights come from, and the fingerprint of them and of the recipes that shape a vector. Never imports torch.
 
-package:MODULE      files that a Python package carries
-path:FOLDER         a folder as transformers writes it, or one with the weights of a torchvision network
-hub:NAME            such a folder in the cache of the Hugging Face hub, downloaded if it is not there
-torchvision:NAME    torchvision's own file in the cache of torch.hub
+    package:MODULE      files that a Python package carries
+    path:FOLDER         a folder as transformers writes it, or one with the weights of a torchvision network
+    hub:NAME            such a folder in the cache of the Hugging Face hub, downloaded if it is not there
+    torchvision:NAME    torchvision's own file in the cache of torch.hub
+
+What is found is found by names, JSON and lengths; only `encoders.networks` reads arrays.
 """
 
 import hashlib

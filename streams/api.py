@@ -15,14 +15,17 @@ import uvicorn
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from fastapi.responses import JSONResponse
 
+from store.encoders import EncoderStore
 from store.products import ProductStore
 from store.records import StoreUnavailable
 from store.users import UserStore
 from store.vectors import UnknownProduct, VectorStore
 from streams.api_errors import handle_errors, no_product, no_user, remedy_of
 from streams.broker import BrokerUnavailable
+from streams.encoder_routes import encoder_routes
 from streams.events import Segment
 from streams.health import Backlog, Backlogs
+from streams.listed_twice import ListedTwice
 from streams.look_alikes import UnknownUser
 from streams.ports import listen
 from streams.replicas import ReplicaEnded
@@ -78,6 +81,7 @@ class Api:
         neighbours: Neighbours,
         look_alikes: Callable[[str, int], dict[str, Any]],
         search: Search,
+        listed_twice: ListedTwice,
         board: StatusBoard,
         replicas: Replicas,
         backlogs: Callable[[], Mapping[str, Backlog]] | None = None,
@@ -97,6 +101,7 @@ class Api:
         self._neighbours = neighbours
         self._look_alikes = look_alikes
         self._search = search
+        self._listed_twice = listed_twice
         self._board = board
         self._replicas = replicas
         self._backlogs = backlogs or Backlogs(settings).now
@@ -183,19 +188,22 @@ class Api:
 
     def similar(self, product_id: str, limit: Limit = 20, by: By = "fused") -> dict[str, Any]:
         """The listable products that are like this one, best first: those with the nearest vector of that name, or
-        those that are clicked together with it, or next after it. The score is the cosine, or the share."""
+        those that are clicked together with it, or next after it. The score is the cosine, or the share. Listings of
+        the same thing stand under `duplicates`, which is null while the offers are still being read."""
         try:
             items = self._similar(product_id, limit, by)
         except UnknownProduct as unknown:
             raise HTTPException(404, no_product(product_id)) from unknown
-        return {"product_id": product_id, "by": by, "items": items}
+        twins = None if self._lack_at_start else self._listed_twice.duplicates(product_id)
+        return {"product_id": product_id, "by": by, "items": items, "duplicates": twins}
 
     def _similar(self, product_id: str, limit: int, by: By) -> list[dict[str, Any]]:
+        fill_page = self._listed_twice.fill_page
         if by == "together" or by == "next":
             self._need_replicas("neighbours")
-            found = self._neighbours(product_id, by, limit)
+            found = fill_page(lambda count: self._neighbours(product_id, by, count), limit, beside=product_id)
             return [{"product_id": one.product_id, "score": one.share, "title": one.title} for one in found]
-        hits = self._vectors.similar(product_id, limit, by)
+        hits = fill_page(lambda count: self._vectors.similar(product_id, count, by), limit, beside=product_id)
         return [
             {
                 "product_id": hit.product_id,
@@ -293,6 +301,7 @@ class Api:
         routes.add_api_route("/readyz", self.readyz)
         routes.add_api_route("/status", self.everything)
         routes.include_router(search_routes(self._search, self._settings.picture_max_bytes))
+        routes.include_router(encoder_routes(EncoderStore(self._products.engine), self._vectors, self._products))
         routes.add_api_route("/users/{user_id:path}/recommendations", self.recommendations)
         routes.add_api_route("/users/{user_id:path}/look-alikes", self.look_alikes)
         routes.add_api_route("/products/{product_id:path}/similar", self.similar)

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from streams import cli_ask, cli_encoders, cli_evaluate, cli_search, cli_tune, cli_vectors
+from streams import (
+    cli_ask,
+    cli_compress,
+    cli_encoders,
+    cli_evaluate,
+    cli_explain,
+    cli_search,
+    cli_train,
+    cli_tune,
+    cli_vectors,
+    cli_versions,
+)
 from streams.terminal import Commands, Failure, progress_bars, read_settings, set_up_logging
 
 if TYPE_CHECKING:
@@ -30,9 +41,12 @@ app.add_typer(cli_ask.app)
 app.add_typer(cli_search.app)
 app.add_typer(cli_evaluate.app)
 app.add_typer(cli_vectors.app)
+cli_encoders.encoders_app.add_typer(cli_versions.app)
 app.add_typer(cli_encoders.encoders_app, name="encoders", rich_help_panel="Measure")
-app.add_typer(cli_encoders.train_app, name="train", rich_help_panel="Bring data")
+app.add_typer(cli_train.train_app, name="train", rich_help_panel="Bring data")
+app.add_typer(cli_compress.app)
 app.add_typer(cli_tune.app)
+app.add_typer(cli_explain.app)
 app.add_typer(cli_ask.dead_letters_app, name="dead-letters", rich_help_panel="Ask")
 
 LogLevel = Annotated[str, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")]

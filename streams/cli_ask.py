@@ -68,10 +68,19 @@ def similar(
     elif made["items"]:
         rows = [(f"{item['score']:.3f}", item["title"] or "", item["product_id"]) for item in made["items"]]
         print_table((score, f"{words} {product}", "product_id"), rows)
+        _tell_duplicates(made)
+    elif made["duplicates"]:
+        _tell_duplicates(made)
     elif by in ("together", "next"):
         typer.echo(f"nothing {words} {product} yet: {NO_NEIGHBOURS}")
     else:
         raise Failure(_why_none_is_similar(product, by, ask(f"/products/{quote(product, safe='')}")))
+
+
+def _tell_duplicates(made: dict[str, Any]) -> None:
+    if twins := made["duplicates"]:
+        named = [f"{twin['product_id']} ({twin['title']})" for twin in twins]
+        typer.echo(f"listed again: {', '.join(named)}")
 
 
 def _look_alikes(user: str, limit: int, as_json: bool) -> None:

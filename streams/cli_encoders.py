@@ -1,4 +1,4 @@
-"""The commands `freshet encoders ...` and `freshet train ...`: what encoders are worth on a shop's products, and more.
+"""The command `freshet encoders evaluate`: what encoders are worth on a shop's products.
 
 Every import of weight is inside a function, so that `freshet --help` is quick.
 """
@@ -13,14 +13,16 @@ from streams.terminal import Failure, progress_bars, read_settings
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from encoders.alignment import Alignment, AlignmentRule
+    from encoders.alignment import Alignment
+    from encoders.taught_fusion import TaughtFusion
     from streams.evaluation.encoder_figures import Split
     from streams.evaluation.features import Features
     from streams.evaluation.labelled import Labelled
     from streams.settings import Settings
 
-encoders_app = typer.Typer(no_args_is_help=True, help="What the encoders are worth on your products.")
-train_app = typer.Typer(no_args_is_help=True, help="Teach on your own products.")
+encoders_app = typer.Typer(
+    no_args_is_help=True, help="What the encoders are worth on your products, and which version of them serves."
+)
 
 Folder = Annotated[Path, typer.Argument(help="A folder with a file of products and their pictures.")]
 Columns = Annotated[
@@ -38,8 +40,8 @@ Seed = Annotated[int, typer.Option(help="Of what is held out and of the teaching
 def evaluate(
     folder: Folder,
     columns: Columns = "",
-    heads: Annotated[
-        Path | None, typer.Option(help="Of `freshet train align`, on these products or on another shop's.")
+    version: Annotated[
+        Path | None, typer.Option(help="Folder of `freshet train`, on these products or on another shop's.")
     ] = None,
     epochs: Epochs = 60,
     seed: Seed = 0,
@@ -47,7 +49,7 @@ def evaluate(
 ) -> None:
     """Tell what finds what among a shop's products: words and pictures each other, and others of the same kind.
 
-    Without --heads two are taught on four fifths of the products, and asked for the others. Features are kept in
+    Without --version heads are taught on four fifths of the products, and asked for the others. Features are kept in
     FRESHET_HOME, so that the next time takes seconds.
     """
     import orjson
@@ -57,12 +59,13 @@ def evaluate(
 
     settings = read_settings()
     with progress_bars() as bars:
-        labelled, features = _read(folder, columns, settings, bars)
-        if heads is None:
-            learned, parts, told = _taught(features, epochs, seed, settings.encode_threads, bars)
+        labelled, features = read_shop(folder, columns, settings, bars)
+        if version is None:
+            heads, parts, told = _taught(features, epochs, seed, settings.encode_threads, bars)
+            found = figures(labelled, features, heads, parts) | told
         else:
-            learned, parts, told = _given(heads, features, settings)
-        found = figures(labelled, features, learned, parts) | told
+            fusion, parts, told = _given(version, features, settings)
+            found = figures(labelled, features, fusion.heads, parts, fusion) | told
     if as_json:
         printed = found | {"commit": report.commit(), "command": report.command()}
         typer.echo(orjson.dumps(printed, option=orjson.OPT_NON_STR_KEYS).decode())
@@ -70,37 +73,8 @@ def evaluate(
         typer.echo(markdown(found))
 
 
-@train_app.command()
-def align(
-    folder: Folder,
-    out: Annotated[Path, typer.Argument(help="heads.safetensors to write.")],
-    columns: Columns = "",
-    epochs: Epochs = 60,
-    seed: Seed = 0,
-) -> None:
-    """Teach two heads to bring pictures and words into one space, from a catalogue's own pairs, without labels.
-
-    A fifth of the products is held out, and tells what the heads are worth.
-    """
-    from streams.evaluation.encoder_figures import recalls
-    from streams.evaluation.heads import hashes, write_heads
-
-    settings = read_settings()
-    with progress_bars() as bars:
-        _, features = _read(folder, columns, settings, bars)
-        learned, parts, told = _taught(features, epochs, seed, settings.encode_threads, bars)
-        found = recalls(learned, features, parts)
-    known = hashes(features)
-    about = {"encoders": _fingerprint(settings), "taught": [known[row] for row in parts.taught.tolist()]}
-    write_heads(out, learned, about | {"rule": _rule(epochs)._asdict(), "seed": seed, "figures": found} | told)
-    typer.echo(
-        f"{out}: of {found['held_out']:,} products that the heads never saw, words find "
-        f"{found['words_to_picture_r_at_1']:.3f} of the pictures first and {found['words_to_picture_r_at_10']:.3f} "
-        "among ten"
-    )
-
-
-def _read(folder: Path, columns: str, settings: "Settings", bars: "Progress") -> "tuple[Labelled, Features]":
+def read_shop(folder: Path, columns: str, settings: "Settings", bars: "Progress") -> "tuple[Labelled, Features]":
+    """The products and their features. Raises Failure."""
     from streams.evaluation.features import features_of
     from streams.evaluation.labelled import NotLabelled, read_columns, read_labelled
 
@@ -119,49 +93,29 @@ def _taught(
     features: "Features", epochs: int, seed: int, threads: int, bars: "Progress"
 ) -> "tuple[Alignment, Split, dict[str, Any]]":
     """Heads taught now, on four fifths."""
-    from encoders.alignment import TooFewPairs
+    from encoders.training.align import AlignmentRule
+    from encoders.training.loop import CannotTrain
     from streams.evaluation.encoder_figures import split, teach
+    from streams.training.runs import Options, run_of
 
-    task = bars.add_task("teaching", total=epochs)
     parts = split(len(features.title), seed)
     try:
-        learned = teach(
-            features,
-            parts.taught,
-            _rule(epochs),
-            seed,
-            threads=threads,
-            told=lambda epoch, loss: bars.update(task, completed=epoch, description=f"teaching, loss {loss:.3f}"),
-        )
-    except TooFewPairs as error:
+        with run_of(Options(seed=seed, threads=threads), {}, bars=bars) as run:
+            learned = teach(features, parts.taught, AlignmentRule(epochs=epochs), run)
+    except CannotTrain as error:
         raise Failure(str(error)) from error
     return learned, parts, {"taught_on": f"on {len(parts.taught):,} of these products", "seed": seed}
 
 
-def _given(path: Path, features: "Features", settings: "Settings") -> "tuple[Alignment, Split, dict[str, Any]]":
-    """Heads of a file; what is asked for is what they were not taught on."""
+def _given(folder: Path, features: "Features", settings: "Settings") -> "tuple[TaughtFusion, Split, dict[str, Any]]":
+    """The fusion of a version; what is asked for is what it was not taught on."""
     import numpy as np
 
     from streams.evaluation.encoder_figures import Split
-    from streams.evaluation.heads import UnusableHeads, hashes, read_heads
+    from streams.evaluation.taught import hashes, read_taught
 
-    try:
-        learned, about = read_heads(path, encoders=_fingerprint(settings), features=features)
-    except (UnusableHeads, OSError) as error:
-        raise Failure(str(error)) from error
+    fusion, about = read_taught(folder, settings, features)
     is_taught = np.isin(hashes(features), about["taught"])
     taught, others = np.flatnonzero(is_taught), np.flatnonzero(~is_taught)
     told = f"on {len(taught):,} of these products" if len(taught) else "on another shop's products"
-    return learned, Split(taught, others), {"taught_on": told}
-
-
-def _rule(epochs: int) -> "AlignmentRule":
-    from encoders.alignment import AlignmentRule
-
-    return AlignmentRule(epochs=epochs)
-
-
-def _fingerprint(settings: "Settings") -> str:
-    from encoders.weights import fingerprint_of
-
-    return fingerprint_of(settings.image_encoder, settings.text_encoder)
+    return fusion, Split(taught, others), {"taught_on": told}

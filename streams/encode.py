@@ -5,9 +5,11 @@ it does so when it starts. While one batch is encoded, the pictures of the next 
 """
 
 import asyncio
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from encoders.picture_hash import sign_picture
 from encoders.product import EncodedProduct, ProductContent, ProductEncoder, product_content
 from encoders.version import Version
 from streams.broker import Outgoing
@@ -123,7 +125,7 @@ class EncodeRole(Role[Event]):
         except (ValueError, ArithmeticError) as error:
             raise BadEvent(f"the encoder cannot take this product ({error}): change its words or picture") from error
 
-    def _vectors(self, request: EncodeRequest, product: EncodedProduct, picture: Any) -> Outgoing:
+    def _vectors(self, request: EncodeRequest, product: EncodedProduct, pictures: Any) -> Outgoing:
         assert self._encoder is not None
         vectors = ProductVectors(
             product_id=request.product_id,
@@ -132,7 +134,8 @@ class EncodeRole(Role[Event]):
             image=None if product.image is None else pack_vector(product.image),
             text=None if product.text is None else pack_vector(product.text),
             fused=None if product.fused is None else pack_vector(product.fused),
-            missing=_missing(product, picture),
+            missing=_missing(product, pictures),
+            picture_signature=_signature(pictures),
         )
         headers = (("content-revision", b"%d" % request.content_revision),)
         return Outgoing(self._vectors_topic, request.product_id.encode(), vectors.model_dump_json().encode(), headers)
@@ -165,6 +168,11 @@ def _content(request: EncodeRequest, pictures: tuple[Picture, ...] | PictureMiss
         price_band=request.price_band,
         pictures=[picture.array for picture in pictures] if isinstance(pictures, tuple) else (),
     )
+
+
+def _signature(pictures: tuple[Picture, ...] | PictureMissing | None) -> str | None:
+    """Of the first picture: a shop shows it where it shows one."""
+    return b64encode(sign_picture(pictures[0].array)).decode() if isinstance(pictures, tuple) else None
 
 
 def _missing(product: EncodedProduct, pictures: tuple[Picture, ...] | PictureMissing | None) -> list[Missing]:

@@ -163,6 +163,7 @@ class ProductVectors(Contract):
     text: str | None
     fused: str | None
     missing: list[Missing]
+    picture_signature: str | None = None  # base64 of encoders.picture_hash.sign_picture
 
 
 class EncoderVersion(Contract):

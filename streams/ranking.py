@@ -21,6 +21,7 @@ from encoders.next_click import ABSENT, GAPS, Floats, Rows, embed, score
 from encoders.ranking_features import COLD_CLICKS, HISTORY, JUST_LOOKED_AT, Knowledge, new_scratch
 from encoders.segments import EVERYBODY
 from store.history import EVENTS, History
+from streams.duplicates import best_of_each, kept_once
 from streams.events import ListSource
 from streams.reasons import NEW, plain_reason, reason_of, tell_of_others
 from streams.settings import Settings
@@ -62,11 +63,13 @@ class Ranker:
         diversity: float = 0.0,
         exploration: Exploration | None = None,
         explore_s: float = 0.0,
+        one_of_each: bool = False,
     ) -> None:
         """
         length       items of a list
         seen_events  after which a product is not listed for the user again
         diversity    0 to 1, see encoders.list_ranking.choose_listed
+        one_of_each  a list holds the best of a product's duplicates, and none of what she has had
         exploration  gives positions to new products, no older than explore_s; None: the order is the ranking's
         """
         self._shelf = shelf
@@ -75,6 +78,7 @@ class Ranker:
         self._is_seen = np.isin(EVENTS, list(seen_events))  # by the code of the event
         self._exploration = exploration
         self._explore_s = explore_s
+        self._one_of_each = one_of_each
         self.like_minded: CountAlike | None = None  # None: reasons tell of the user's own clicks only
         self._scratch = new_scratch(0)
         self._listable = shelf.listable[:0]
@@ -159,7 +163,8 @@ class Ranker:
             rows = np.array([shelf.rows.get(product_id, ABSENT) for product_id in history.product_ids], np.int32)
             seen = rows[self._is_seen[np.frombuffer(history.codes, np.uint8)]]
             out = np.concatenate((seen, rows[:JUST_LOOKED_AT]))
-            unwanted.append(out[out != ABSENT])
+            out = out[out != ABSENT]
+            unwanted.append(shelf.duplicates.with_others(out) if self._one_of_each else out)
             clicked.append(rows[:HISTORY])
             times = history.times[:HISTORY]
             now = (times[0] if len(times) else 0.0) if at is None else at
@@ -244,6 +249,7 @@ class Ranker:
     ) -> tuple[Rows, Rows]:
         """The list with the new products that are tried on this user, and those."""
         assert self._exploration is not None
+        new = new[self._once(new, rows)]
         level = scored.next_click[rows[-1]] if len(rows) else np.float32(0.0)
         affinity = scored.next_click[new] - level
         user = int.from_bytes(blake2b(user_id.encode(), digest_size=8).digest())
@@ -263,15 +269,26 @@ class Ranker:
         shelf, rows = self._shelf, NO_ROWS
         if (clicked != ABSENT).any() or shelf.stage.is_learned:
             content = self._knowledge().content
-            rows = scored.rows[choose_listed(scored.scores, scored.rows, content, self._diversity, length)]
+            among, scores = scored.rows, scored.scores
+            if self._one_of_each:
+                best = best_of_each(shelf.duplicates.group, among, scores)
+                among, scores = among[best], scores[best]
+            rows = among[choose_listed(scores, among, content, self._diversity, length)]
         if len(rows) < length:
             others = shelf.listable.copy()
             others[unwanted] = False
             others[rows] = False
             left = np.flatnonzero(others)
-            order = np.lexsort((left, -shelf.created_at[left], -shelf.clicks[left]))[: length - len(rows)]
-            rows = np.concatenate((rows, left[order].astype(np.int32)))
+            order = np.lexsort((left, -shelf.created_at[left], -shelf.clicks[left]))
+            more = left[order].astype(np.int32)
+            rows = np.concatenate((rows, more[self._once(more, rows)][: length - len(rows)]))
         return rows
+
+    def _once(self, among: Rows, listed: Rows = NO_ROWS) -> NDArray[np.bool_]:
+        """Which of these, best first, are duplicates neither of a better one nor of what is listed."""
+        if not self._one_of_each:
+            return np.ones(len(among), np.bool_)
+        return kept_once(self._shelf.duplicates.group, among, listed)
 
     def _list(
         self, scored: Scored, history: History, clicked: Rows, ages_s: Floats, rows: Rows, explored: Rows
@@ -326,4 +343,5 @@ def lists_ranker(shelf: Shelf, settings: Settings, *, explores: bool = False) ->
         diversity=s.diversity,
         exploration=Exploration(rule) if explores and s.explore_share > 0 else None,
         explore_s=s.explore_days * 86_400,
+        one_of_each=s.duplicates == "one",
     )

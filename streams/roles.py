@@ -11,8 +11,8 @@ from sqlalchemy import Engine
 
 from encoders.next_click import FACTORS
 from encoders.product import ProductEncoder
-from encoders.version import Version
-from encoders.weights import fingerprint_of, widths_of
+from encoders.version import UnusableVersion
+from encoders.weights import UnknownSource, fingerprint_of, widths_of
 from store.database import open_database
 from store.encoders import EncoderRow, EncoderStore
 from store.history import History
@@ -21,6 +21,7 @@ from store.users import UserStore
 from store.vectors import VectorStore, open_vectors
 from streams.broker import Broker, Publisher
 from streams.events import EncoderVersion
+from streams.listed_twice import ListedTwice
 from streams.look_alikes import LookAlikes
 from streams.lossless import LosslessConsumer
 from streams.per_version import PerVersion, Wanted
@@ -32,6 +33,7 @@ from streams.settings import Settings
 from streams.shelf import Neighbour, Neighbourhood, Shelf
 from streams.topics import TopicNames, topic_names
 from streams.turns import Turns
+from streams.version_files import open_version
 from streams.versions import Versions, encoding, filled, version_of
 from streams.worker import Runnable, run_worker
 
@@ -98,10 +100,24 @@ class Parts:
         return EncoderRow(self.fingerprint, sources, widths_of(*sources.values()))
 
     def open_encoder(self, version: EncoderVersion) -> ProductEncoder:
-        """The models of a version, on the device of the settings. Raises UnknownSource, UnknownDevice."""
-        s, sources = self.settings, version.sources
-        made = Version(sources["image"], sources["text"])
+        """The models of a version, on the device of the settings.
+
+        Raises UnusableVersion, UnknownSource, UnknownDevice, StoreUnavailable.
+        """
+        s, made = self.settings, open_version(self.settings, version)
         return ProductEncoder(made, s.device, s.encode_threads, pickled_weights=s.pickled_weights)
+
+    def open_by_fingerprint(self, fingerprint: str) -> ProductEncoder:
+        """The same of a version that was told of, or of the settings. Raises UnknownSource for any other, too."""
+        told = [version for version in self.versions.all() if version.fingerprint == fingerprint]
+        if not told and fingerprint == self.fingerprint:
+            told = [version_of(self._untrained())]
+        try:
+            if told:
+                return self.open_encoder(told[0])
+        except UnusableVersion as error:
+            raise UnknownSource(str(error)) from error
+        raise UnknownSource(f"nothing is known of the encoders {fingerprint}: is the catalog role up?")
 
     def serves(self, fingerprint: str) -> bool:
         """True for the version that serves, as far as was told."""
@@ -136,6 +152,10 @@ class Parts:
         """What no role closes is closed."""
         if "version_reader" in self.__dict__:
             await self.version_reader.stop()
+
+    @cached_property
+    def listed_twice(self) -> ListedTwice:
+        return ListedTwice(self.shelf, keeps_one=self.settings.duplicates == "one")
 
     def database(self, name: str) -> Engine:
         """An engine: a SQLite file of this name, or the one PostgreSQL."""
@@ -244,6 +264,7 @@ def _learner(parts: Parts) -> Runnable:
 
 def _api(parts: Parts) -> Runnable:
     from streams.api import Api
+    from streams.health import Backlogs
     from streams.search import Search
     from streams.status import StatusBoard
 
@@ -255,9 +276,11 @@ def _api(parts: Parts) -> Runnable:
         recommend=parts.recommend,
         neighbours=parts.neighbours,
         look_alikes=parts.look_alikes,
-        search=Search(parts.settings, parts.vectors),
+        search=Search(parts.settings, parts.vectors, parts.listed_twice, parts.open_by_fingerprint),
+        listed_twice=parts.listed_twice,
         board=StatusBoard(parts.broker, parts.names.worker_status),
         replicas=parts.replica,
+        backlogs=Backlogs(parts.settings, lambda: parts.versions.serving).now,
     )
 
 

@@ -12,6 +12,7 @@ from base64 import b64decode
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
+from functools import partial
 from threading import Lock
 from typing import Annotated, Any, Literal
 
@@ -21,8 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from encoders.product import ProductEncoder  # imports torch when it is called, not before
 from encoders.version import Version
+from encoders.weights import UnknownSource
+from store.records import StoreUnavailable
 from store.vectors import PriceRange, VectorStore
 from streams.events import Availability, ShortText
+from streams.listed_twice import ListedTwice
 from streams.picture_decoding import PictureMissing, decode
 from streams.settings import Settings
 
@@ -74,44 +78,52 @@ class Search:
         self,
         settings: Settings,
         vectors: VectorStore,
-        load: Callable[[], ProductEncoder] | None = None,
+        listed_twice: ListedTwice,
+        load: Callable[[str], ProductEncoder] | None = None,
         *,
         loaded_within_s: float = LOADED_WITHIN_S,
     ) -> None:
-        """load makes the encoder of the collection that is searched, in the thread that owns it; it may raise
-        UnknownSource and UnknownDevice. None: by the settings."""
+        """load makes the encoder of this fingerprint, in the thread that owns it; it may raise UnknownSource and
+        UnknownDevice. None: the one of the settings, if it is that."""
         self._settings = settings
         self._vectors = vectors
+        self._listed_twice = listed_twice
         self._load = load or self._load_by_settings
         self._loaded_within_s = loaded_within_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="search")
         self._encoder: Future[ProductEncoder] | None = None
+        self._fingerprint: str | None = None  # of that one
         self._lock = Lock()
 
     def find(self, query: WordsQuery) -> dict[str, Any]:
-        """The products nearest to the query among those that meet all its conditions, best first; the score is the
-        cosine.
+        """The products nearest to the query among those that meet all its conditions, best first, what is listed twice
+        once; the score is the cosine. Encoded and searched by one version of the encoders, the one that serves.
 
         Raises BadQuery, StillLoading, StoreUnavailable, and what ended the loading of the model.
         """
         asked = query if isinstance(query, SearchQuery) else SearchQuery(**query.model_dump())
         words, picture = self._wanted(asked)
         price = self._price(asked)
-        encoder = self._loaded()
+        serving = self._vectors.serving()
+        if serving is None:
+            raise StoreUnavailable("there is no collection of products yet: is the index role up?")
+        encoder = self._loaded(serving)
         encoding = self._thread.submit(encoder.encode_query, words, picture, asked.words_weight, asked.image_weight)
         vector = encoding.result().get(asked.by)
         if vector is None:
             raise BadQuery("the query has no word that the encoder knows: use others")
-        hits = self._vectors.nearest(
+        nearest = partial(
+            self._vectors.nearest,
             asked.by,
             vector,
-            asked.limit,
             listable_only=not asked.all,
             brand=asked.brand,
             category=asked.category,
             availability=asked.availability,
             price=price,
+            fingerprint=serving,
         )
+        hits = self._listed_twice.fill_page(nearest, asked.limit)
         items = [
             {
                 "product_id": hit.product_id,
@@ -121,7 +133,7 @@ class Search:
             }
             for hit in hits
         ]
-        return {"by": asked.by, "encoder": encoder.fingerprint, "items": items}
+        return {"by": asked.by, "encoder": serving, "items": items}
 
     def close(self) -> None:
         """No more searches; one in hand is answered."""
@@ -177,26 +189,31 @@ class Search:
 
     # --- the model -----------------------------------------------------------------------------------------------
 
-    def _loaded(self) -> ProductEncoder:
+    def _loaded(self, serving: str) -> ProductEncoder:
         """The encoder. Raises StillLoading; a loading that failed is tried again by the next search."""
         with self._lock:
-            if self._encoder is None:
-                log.info("search loads the encoder")
-                self._encoder = self._thread.submit(self._load)
+            if self._encoder is None or self._fingerprint != serving:
+                log.info("search loads the encoder fingerprint=%s", serving)
+                self._encoder, self._fingerprint = self._thread.submit(self._load, serving), serving
             loading = self._encoder
         try:
             return loading.result(self._loaded_within_s)
         except TooLate as late:
             if loading.done():  # the loading itself timed out
                 raise
-            raise StillLoading("the encoder is being loaded for the first search: try again in some seconds") from late
+            raise StillLoading("the encoder of queries is being loaded: try again in some seconds") from late
         except BaseException:
             with self._lock:
                 if self._encoder is loading:
                     self._encoder = None
             raise
 
-    def _load_by_settings(self) -> ProductEncoder:
+    def _load_by_settings(self, fingerprint: str) -> ProductEncoder:
         s = self._settings
         version = Version(s.image_encoder, s.text_encoder)
+        if version.fingerprint != fingerprint:
+            raise UnknownSource(
+                f"the products' vectors are of the encoders {fingerprint}, the settings name {version.fingerprint}: "
+                "set FRESHET_IMAGE_ENCODER and FRESHET_TEXT_ENCODER as they were"
+            )
         return ProductEncoder(version, s.device, s.encode_threads, pickled_weights=s.pickled_weights)

@@ -3,7 +3,7 @@
 import os
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
@@ -31,6 +31,7 @@ class Settings(BaseSettings):
     )
     namespace: str = Field("", pattern=r"^([a-z0-9-]{1,40})?$", description="prefix of topics and collections")
     checkpoints_url: str | None = Field(None, description="fsspec URL of the learner's checkpoints; unset = in home")
+    encoders_url: str | None = Field(None, description="fsspec URL of the encoders' versions; unset = in home")
 
     # Kafka
     kafka_security_protocol: str = Field("PLAINTEXT", pattern=r"^(PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)$")
@@ -90,6 +91,9 @@ class Settings(BaseSettings):
     history_clicks: int = Field(200, ge=10, le=1000, description="clicks kept of a user")
 
     diversity: float = Field(0.0, ge=0, le=1, description="of a list: 0 = the best by score, 1 = the least alike")
+    duplicates: Literal["keep", "one"] = Field(
+        "one", description="of products that are listed twice, a list holds every one, or the best"
+    )
 
     # New products
     explore_share: float = Field(
@@ -149,7 +153,7 @@ class Settings(BaseSettings):
             raise _wrong("a Qdrant URL is like http://localhost:6333; unset it for the embedded store")
         return url
 
-    @field_validator("checkpoints_url")
+    @field_validator("checkpoints_url", "encoders_url")
     @classmethod
     def _names_a_place(cls, url: str | None) -> str | None:
         if url is not None and "://" in url:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from encoders.next_click import ABSENT, Weights, longer
 from store.vectors import UnknownProduct
 from streams.broker import Headers
+from streams.duplicates import Duplicates, picture_of
 from streams.events import unpack_vector
 from streams.notices import Notices
 from streams.shelf_stage import MappedContents, ShelfStage, mapped
@@ -60,6 +61,7 @@ class Shelf:
         self.newcomers = Notices(NOTICES_MAX)  # rows that got their first vector, for pushes
         self.withdrawn = Notices(NOTICES_MAX)  # rows that may be listed no more, for retractions
         self.stage = ShelfStage()
+        self.duplicates = Duplicates()
         self.weights: Weights | None = None
         self.weights_version: Version = (0, 0)
         self._offer_revision: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -91,6 +93,7 @@ class Shelf:
         self._tombstones.pop(product_id, None)
         self._offer_revision[row] = offer["revision"]
         self.titles[row] = offer["title"]
+        self.duplicates.put_offer(row, offer["title"], offer.get("brand"))
         was_listable = self.listable[row]
         self.listable[row] = offer["state"] == "listable"
         if was_listable and not self.listable[row]:
@@ -98,12 +101,13 @@ class Shelf:
         self.created_at[row] = offer["created_at"]
 
     def put_vectors(self, key: bytes, value: bytes | None, headers: Headers) -> None:  # noqa: ARG002
-        """A record of product-vectors; only the fused vector is kept."""
+        """A record of product-vectors; the fused vector is kept, and the picture's signature."""
         product_id = key.decode()
         if value is None:
             if (known := self.rows.get(product_id)) is not None:
                 self.has_vector[known] = False
                 self.stage.put_vector(known, None)
+                self.duplicates.put_picture(known, None)
                 self._free_if_empty(product_id, known)
             return
         record = orjson.loads(value)
@@ -111,6 +115,7 @@ class Shelf:
         if record["content_revision"] < self._vector_revision[row]:
             return
         self._vector_revision[row] = record["content_revision"]
+        self.duplicates.put_picture(row, picture_of(record))
         if record["fused"] is not None and not self.has_vector[row]:
             self.newcomers.add(row)
         self.has_vector[row] = record["fused"] is not None
@@ -141,6 +146,8 @@ class Shelf:
         self._vector_revision[all_rows] = gathered.revisions
         self.encoder = gathered.fingerprint
         self.stage.take_contents(gathered.fingerprint, prepared, rows)
+        for row, picture in zip(all_rows.tolist(), gathered.pictures, strict=True):
+            self.duplicates.put_picture(row, picture)
         for row in rows.tolist():
             if self.product_ids[row] not in had:
                 self.newcomers.add(row)
@@ -255,6 +262,7 @@ class Shelf:
         self._births += 1
         self.births[row] = self._births
         self.stage.clear(row)
+        self.duplicates.clear(row)
         return row
 
     def _remove_offer(self, product_id: str, revision: int) -> None:
@@ -269,6 +277,7 @@ class Shelf:
                 self.withdrawn.add(row)
             self.listable[row] = False
             self._offer_revision[row] = -1
+            self.duplicates.put_offer(row, None)
             self._free_if_empty(product_id, row)
 
     def _is_deleted_since(self, product_id: str, revision: int) -> bool:
@@ -293,6 +302,7 @@ class Shelf:
         for name in ("_offer_revision", "_vector_revision", "_factor_version", "context", "target", "fused"):
             setattr(self, name, longer(getattr(self, name), rows))
         self.stage.grow(rows)
+        self.duplicates.grow(rows)
 
 
 def _widened(matrix: NDArray[np.float32], rows: int, width: int) -> NDArray[np.float32]:

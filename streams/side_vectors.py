@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from encoders.next_click import Floats
 from streams.broker import Headers
+from streams.duplicates import picture_of
 from streams.events import unpack_vector
 
 
@@ -24,6 +25,13 @@ class Gathered(NamedTuple):
     revisions: NDArray[np.int64]  # (n,) of the content
     has_vector: NDArray[np.bool_]  # (n,)
     fused: Floats  # (m, W), in the order of those that have one; W is 0 if none has
+    pictures: list[bytes | None]  # (n,) as streams.duplicates.picture_of has them
+
+
+class _Record(NamedTuple):
+    revision: int
+    fused: Floats | None
+    picture: bytes | None
 
 
 class VectorReader(Protocol):
@@ -49,7 +57,7 @@ class SideVectors:
         self.lock = Lock()
         self.fingerprint = fingerprint
         self._reader = reader
-        self._records: dict[str, tuple[int, Floats | None]] | None = {}  # None: they were taken
+        self._records: dict[str, _Record] | None = {}  # None: they were taken
 
     def put(self, key: bytes, value: bytes | None, headers: Headers) -> None:
         """A record. What comes when another version's vectors have taken their place is dropped."""
@@ -65,9 +73,9 @@ class SideVectors:
         record: Mapping[str, Any] = orjson.loads(value)
         known = self._records.get(product_id)
         revision = int(record.get("content_revision", 0))
-        if known is None or revision >= known[0]:
-            fused = record["fused"]
-            self._records[product_id] = (revision, None if fused is None else unpack_vector(fused))
+        if known is None or revision >= known.revision:
+            fused = None if record["fused"] is None else unpack_vector(record["fused"])
+            self._records[product_id] = _Record(revision, fused, picture_of(record))
 
     def take(self) -> None:
         """The reader uses these and no others, from one moment to the next."""
@@ -81,13 +89,15 @@ class SideVectors:
     def _gathered(self) -> Gathered:
         """Vectors of another width than the first one's count as missing: no encoder gives such."""
         records = self._records or {}
-        width = next((vector.size for _, vector in records.values() if vector is not None), 0)
-        vectors = [vector if vector is not None and vector.size == width else None for _, vector in records.values()]
+        found = [record.fused for record in records.values()]
+        width = next((vector.size for vector in found if vector is not None), 0)
+        vectors = [vector if vector is not None and vector.size == width else None for vector in found]
         fused = [vector for vector in vectors if vector is not None]
         return Gathered(
             self.fingerprint,
             list(records),
-            np.array([revision for revision, _ in records.values()], np.int64),
+            np.array([record.revision for record in records.values()], np.int64),
             np.array([vector is not None for vector in vectors], np.bool_),
             np.stack(fused) if fused else np.zeros((0, width), np.float32),
+            [record.picture for record in records.values()],
         )

@@ -28,6 +28,15 @@ EXIT_CODES = {
     "streams.supervisor.ChildNotReady": FAILED,
     "store.records.StoreUnavailable": FAILED,
     "store.vectors_embedded.StoreInUse": FAILED,
+    "encoders.reduction.CannotReduce": FAILED,
+    "encoders.training.loop.CannotTrain": FAILED,
+    "encoders.version.UnusableVersion": FAILED,
+    "store.encoders.UnknownVersion": FAILED,
+    "store.encoders.WrongState": FAILED,
+    "streams.training.checkpoints.OtherCheckpoint": FAILED,
+    "streams.training.search.CannotSearch": FAILED,
+    "streams.training.sources.CannotWriteSource": FAILED,
+    "streams.training.logs.NoTensorBoard": FAILED,
     "streams.up.BadGroups": MISUSED,
     "streams.roles.UnknownRole": MISUSED,
     "streams.terminal.BadSettings": MISCONFIGURED,
@@ -135,7 +144,7 @@ def set_up_logging(level: str) -> None:
 
 
 @contextmanager
-def progress_bars() -> "Iterator[Progress]":
+def progress_bars(*, is_shown: bool = True) -> "Iterator[Progress]":
     """Bars on stderr with the rate and the time left, where that is a terminal."""
     from rich.console import Console
     from rich.progress import (
@@ -155,5 +164,5 @@ def progress_bars() -> "Iterator[Progress]":
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     terminal = Console(stderr=True)
-    with Progress(*columns, console=terminal, disable=not terminal.is_terminal) as bar:
+    with Progress(*columns, console=terminal, disable=not (is_shown and terminal.is_terminal)) as bar:
         yield bar

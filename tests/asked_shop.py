@@ -18,6 +18,7 @@ from store.vectors import OfferPoint, VectorPoint, VectorStore, open_vectors
 from streams.api import Api
 from streams.broker import Broker, BrokerUnavailable
 from streams.health import Backlog
+from streams.listed_twice import ListedTwice
 from streams.look_alikes import LookAlikes
 from streams.ports import free_port
 from streams.replicas import ReplicaEnded
@@ -55,7 +56,9 @@ class ReplicasAtHand:
 class AskedShop:
     """Three products and a user, in real stores, behind an Api."""
 
-    def __init__(self, home: Path, replicas: ReplicasAtHand, load: Callable[[], ProductEncoder] | None = None) -> None:
+    def __init__(
+        self, home: Path, replicas: ReplicasAtHand, load: Callable[[str], ProductEncoder] | None = None
+    ) -> None:
         """load makes the encoder of searches."""
         self.settings = Settings(home=home, api_port=free_port())
         self.products = ProductStore(open_database(None, home, "products"))
@@ -65,7 +68,8 @@ class AskedShop:
         self.board = StatusBoard(Broker(self.settings), "worker-status")
         self.replicas = replicas
         self.backlogs: dict[str, Backlog] = {}  # as the broker tells them
-        self.search = Search(self.settings, self.vectors, load)
+        self.listed_twice = ListedTwice(self.shelf, keeps_one=True)
+        self.search = Search(self.settings, self.vectors, self.listed_twice, load)
         self.api = Api(
             self.settings,
             users=self.users,
@@ -75,6 +79,7 @@ class AskedShop:
             neighbours=self.shelf.neighbours,
             look_alikes=LookAlikes(self.shelf, self.users, self.vectors, self.settings).of,
             search=self.search,
+            listed_twice=self.listed_twice,
             board=self.board,
             replicas=replicas,
             backlogs=lambda: self.backlogs,

@@ -1,5 +1,6 @@
 """Shelves made by hand: records as the topics carry them."""
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,15 +21,29 @@ class FullReplica:
     def check(self) -> None: ...
 
 
-def offer(revision: int = 1, *, title: str = "A thing", state: str = "listable", created_at: float = 1.0) -> bytes:
+def offer(
+    revision: int = 1,
+    *,
+    title: str = "A thing",
+    state: str = "listable",
+    created_at: float = 1.0,
+    brand: str | None = None,
+) -> bytes:
     """A value of product-index, as far as a shelf reads it."""
-    return orjson.dumps({"revision": revision, "title": title, "state": state, "created_at": created_at})
+    made = {"revision": revision, "title": title, "state": state, "created_at": created_at, "brand": brand}
+    return orjson.dumps(made)
 
 
-def vectors(fused: Sequence[float] | None, content_revision: int = 1) -> bytes:
-    """A value of product-vectors, as far as a shelf reads it."""
+def vectors(fused: Sequence[float] | None, content_revision: int = 1, *, picture: bytes | None = None) -> bytes:
+    """A value of product-vectors, as far as a shelf reads it.
+
+    picture  its signature, b"" for a product without a picture; None: the record is from before there were signatures
+    """
     packed = None if fused is None else pack_vector(np.array(fused, np.float32))
-    return orjson.dumps({"content_revision": content_revision, "fused": packed})
+    told: dict[str, Any] = {"content_revision": content_revision, "fused": packed}
+    if picture is not None:
+        told |= {"image": "AAAA" if picture else None, "picture_signature": b64encode(picture).decode() or None}
+    return orjson.dumps(told)
 
 
 def factors(

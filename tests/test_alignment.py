@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from encoders.alignment import PAIRS_MIN, Alignment, AlignmentRule, TooFewPairs, align
+from encoders.alignment import Alignment
 from encoders.retrieval import recall_at, same_label_at_1
+from encoders.training.align import PAIRS_MIN, AlignmentRule, TooFewPairs, align
+from encoders.training.loop import CannotTrain, Progress, Run
 
 RULE = AlignmentRule(width=16, epochs=30, batch=100, dropout=0.1)
 
@@ -46,19 +48,21 @@ def test_the_nearest_other_product_has_the_same_label_or_not() -> None:
 def test_heads_find_the_words_of_pictures_that_they_have_never_seen() -> None:
     pictures, words = pairs(400)
     new_pictures, new_words = pairs(100, seed=1)
-    losses: list[float] = []
-    alignment = align(pictures, words, rule=RULE, told=lambda _, loss: losses.append(loss))
+    told: list[Progress] = []
+    alignment = align(pictures, words, RULE, Run(told=told.append))
     found = recall_at(alignment.words(new_words), alignment.pictures(new_pictures[0]), 1)
     assert found > 0.6  # chance is .01
+    assert [(at.step, at.steps) for at in told] == [(step, 4 * RULE.epochs) for step in range(1, 121)]
+    losses = [epoch["loss"] for epoch in told[-1].epochs]
     assert len(losses) == RULE.epochs
     assert losses[-1] < losses[0] / 2
-    shuffled = align(pictures, words[np.random.default_rng(0).permutation(400)], rule=RULE)
+    shuffled = align(pictures, words[np.random.default_rng(0).permutation(400)], RULE)
     assert recall_at(shuffled.words(new_words), shuffled.pictures(new_pictures[0]), 1) < 0.1
 
 
 def test_the_same_seed_gives_the_same_heads_and_they_can_be_kept() -> None:
     pictures, words = pairs(100)
-    one, same, other = (align(pictures, words, rule=RULE, seed=seed) for seed in (3, 3, 4))
+    one, same, other = (align(pictures, words, RULE, Run(seed=seed)) for seed in (3, 3, 4))
     for name, array in one.state().items():
         np.testing.assert_array_equal(array, same.state()[name])
     assert not np.array_equal(one.words.weight, other.words.weight)
@@ -70,23 +74,23 @@ def test_the_same_seed_gives_the_same_heads_and_they_can_be_kept() -> None:
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5, 9, 10, 11, 19, 20, 21])
 def test_any_number_of_epochs_will_do(epochs: int) -> None:
     pictures, words = pairs(50)
-    heads = align(pictures, words, rule=RULE._replace(epochs=epochs))
+    heads = align(pictures, words, RULE._replace(epochs=epochs))
     assert np.isfinite(heads.words.weight).all()
 
 
 def test_what_is_not_there_stays_nowhere() -> None:
     pictures, words = pairs(50)
-    alignment = align(pictures, words, rule=RULE)
+    alignment = align(pictures, words, RULE)
     assert not alignment.pictures(np.zeros((1, 40), np.float32)).any()
 
 
 def test_too_few_pairs_and_broken_features_are_refused() -> None:
     pictures, words = pairs(PAIRS_MIN)
-    assert align(pictures, words, rule=RULE._replace(epochs=1)).words.weight.shape == (16, 30)
+    assert align(pictures, words, RULE._replace(epochs=1)).words.weight.shape == (16, 30)
     with pytest.raises(TooFewPairs, match="7 pictures and 7 words: give at least 8 pairs"):
-        align(pictures[:, :7], words[:7], rule=RULE)
+        align(pictures[:, :7], words[:7], RULE)
     with pytest.raises(TooFewPairs, match="8 pictures and 7 words"):
-        align(pictures, words[:7], rule=RULE)
+        align(pictures, words[:7], RULE)
     words[0, 0] = np.nan
-    with pytest.raises(ValueError, match="not finite: encode the products again"):
-        align(pictures, words, rule=RULE)
+    with pytest.raises(CannotTrain, match="not finite: encode the products again"):
+        align(pictures, words, RULE)

@@ -101,7 +101,10 @@ async def test_a_modality_without_vectors_has_nothing_similar(shop: AskedShop) -
 async def test_what_goes_with_a_product_comes_by_share_with_titles_if_it_can_be_had(shop: AskedShop) -> None:
     path = f"/products/{BALL}/similar"
     bauble, cup = ({"product_id": i, "title": t, "score": s} for i, t, s in (("b", "Bauble", 0.5), ("c", "Cup", 0.25)))
-    assert await ask(shop, path, by="together") == (200, {"product_id": BALL, "by": "together", "items": [bauble, cup]})
+    assert await ask(shop, path, by="together") == (
+        200,
+        {"product_id": BALL, "by": "together", "items": [bauble, cup], "duplicates": []},
+    )
     assert (await ask(shop, path, by="together", limit=1))[1]["items"] == [bauble]
     assert (await ask(shop, path, by="next"))[1]["items"] == [cup | {"score": 0.125}]
     shop.shelf.put_offer(b"b", offer(2, state="sold_out"), ())

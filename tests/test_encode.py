@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from messages import run as run_role
 from PIL import Image
 
 from encoders.next_click import FACTORS
+from encoders.picture_hash import sign_picture
 from encoders.product import ProductEncoder, product_content
 from store.database import open_database
 from store.products import ProductStore
@@ -108,6 +110,7 @@ def test_a_product_becomes_its_encoder_s_vectors(
     [expected] = encoder.encode([product_content(**words, pictures=[array])])
     for name in ("image", "text", "fused"):
         np.testing.assert_allclose(unpack_vector(getattr(record, name)), getattr(expected, name), atol=1e-6)
+    assert b64decode(str(record.picture_signature)) == sign_picture(array)
 
 
 def test_bad_pictures_are_named_with_a_remedy_and_the_good_ones_go_through_untouched(

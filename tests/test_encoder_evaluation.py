@@ -11,16 +11,16 @@ import orjson
 import pytest
 import typer
 from PIL import Image
-from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-from encoders.alignment import AlignmentRule
-from streams import cli_encoders
+from encoders.training.align import AlignmentRule
+from encoders.version import UnusableVersion, Version, read_version, write_version
+from streams import cli_encoders, cli_train
 from streams.evaluation import kept_arrays
-from streams.evaluation.encoder_figures import figures, markdown, split, teach
+from streams.evaluation.encoder_figures import figures, fitted, markdown, split, teach
 from streams.evaluation.features import Features, features_of
-from streams.evaluation.heads import UnusableHeads, read_heads, write_heads
 from streams.evaluation.labelled import Labelled, NotLabelled, read_columns, read_labelled
+from streams.evaluation.taught import read_taught, write_taught
 from streams.events import ProductUpsert
 from streams.settings import Settings
 from streams.terminal import Commands
@@ -31,7 +31,7 @@ COLUMNS = "file=goods.csv,id=sku,title=name,image=img/{sku}.png,type=kind,colour
 
 root = typer.Typer(cls=Commands)
 root.add_typer(cli_encoders.encoders_app, name="encoders")
-root.add_typer(cli_encoders.train_app, name="train")
+root.add_typer(cli_train.train_app, name="train")
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_what_is_held_out_is_found_far_above_chance() -> None:
     labelled, features = made()
     parts = split(60, seed=0)
     assert sorted([*parts.taught.tolist(), *parts.held_out.tolist()]) == list(range(60))
-    found = figures(labelled, features, teach(features, parts.taught, RULE, 0), parts) | {"taught_on": "on a few"}
+    found = figures(labelled, features, teach(features, parts.taught, RULE), parts) | {"taught_on": "on a few"}
     assert (found["products"], found["taught"], found["held_out"]) == (60, 48, 12)
     assert found["words_to_picture_r_at_1"] > 0.5  # chance is 1 in 12
     assert found["picture_to_words_r_at_10"] > 0.9
@@ -188,42 +188,39 @@ def test_a_product_without_a_picture_is_neither_taught_nor_asked_for() -> None:
     parts = split(60, seed=0)
     for row in (parts.taught[0], parts.held_out[0]):
         features.image[row] = features.mirrored[row] = 0.0
-    heads = teach(features, parts.taught, RULE, 0)
+    heads = teach(features, parts.taught, RULE)
     assert figures(labelled, features, heads, parts)["held_out"] == 11
     assert np.isfinite(heads.pictures.weight).all()
 
 
-# --- heads in a file ---------------------------------------------------------------------------------------------
+# --- what was taught, in a folder --------------------------------------------------------------------------------
 
 
-def test_heads_are_kept_with_what_is_told_about_them(tmp_path: Path) -> None:
+def test_what_was_taught_is_kept_with_what_is_told_about_it(tmp_path: Path) -> None:
     _, features = made()
-    heads = teach(features, np.arange(60), RULE, 0)
-    path = tmp_path / "heads.safetensors"
-    write_heads(path, heads, {"encoders": "abc", "seed": 3})
-    again, about = read_heads(path, encoders="abc", features=features)
-    assert about == {"encoders": "abc", "seed": 3}
-    np.testing.assert_array_equal(again.words(features.words), heads.words(features.words))
-    assert [file.name for file in tmp_path.iterdir()] == ["heads.safetensors"]
+    heads = teach(features, np.arange(60), RULE)
+    fusion = fitted(features, np.arange(60), heads)
+    version = write_taught(tmp_path / "one", Settings(), fusion, {"task": "align", "seed": 3})
+    again, about = read_taught(tmp_path / "one", Settings(), features)
+    assert (about["task"], about["seed"]) == ("align", 3)
+    assert set(about) == {"task", "seed", "command", "made_at"}
+    np.testing.assert_array_equal(again.heads.words(features.words), heads.words(features.words))
+    assert read_version(tmp_path / "one").fingerprint == version.fingerprint
 
 
-def test_heads_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     _, features = made()
-    path = tmp_path / "heads.safetensors"
-    write_heads(path, teach(features, np.arange(60), RULE, 0), {"encoders": "abc"})
-    with pytest.raises(UnusableHeads, match="was taught on the encoders abc, these are xyz: teach the heads again"):
-        read_heads(path, encoders="xyz", features=features)
+    write_taught(tmp_path, Settings(), fitted(features, np.arange(60), teach(features, np.arange(60), RULE)), {})
     narrow = features._replace(image=features.image[:, :5])
-    with pytest.raises(UnusableHeads, match=r"for features of the widths \(24, 72\), these have \(5, 72\)"):
-        read_heads(path, encoders="abc", features=narrow)
-    whole = path.read_bytes()
-    for broken in (whole[:-7], whole[:20], b"", b"no heads at all"):
-        path.write_bytes(broken)
-        with pytest.raises(UnusableHeads, match=r"is not whole .*: teach the heads again"):
-            read_heads(path, encoders="abc", features=features)
-    save_file({"weight": np.zeros(3, np.float32)}, path)
-    with pytest.raises(UnusableHeads, match="holds no heads of `freshet train align`"):
-        read_heads(path, encoders="abc", features=features)
+    with pytest.raises(
+        UnusableVersion, match=r"for features of the widths \(24, 24\), these have \(5, 24\): teach again"
+    ):
+        read_taught(tmp_path, Settings(), narrow)
+    with pytest.raises(UnusableVersion, match=r"is of the encoders .*, these are .*other.*: set FRESHET_IMAGE_ENCODER"):
+        read_taught(tmp_path, Settings(text_encoder="package:other"), features)
+    write_version(tmp_path, Version(Settings().image_encoder, Settings().text_encoder))
+    with pytest.raises(UnusableVersion, match="is of untrained encoders: name a folder that `freshet train` made"):
+        read_taught(tmp_path, Settings(), features)
 
 
 # --- the command -------------------------------------------------------------------------------------------------
@@ -245,24 +242,24 @@ def test_heads_taught_on_one_shop_are_asked_for_all_of_another(shop: Path, tmp_p
     def freshet(*arguments: str) -> Any:
         return CliRunner().invoke(root, [*arguments, "--columns", COLUMNS], env={"FRESHET_HOME": str(tmp_path)})
 
-    heads = str(tmp_path / "heads.safetensors")
-    result = freshet("train", "align", str(shop), heads, "--epochs", "3", "--seed", "1")
+    version = str(tmp_path / "aligned")
+    result = freshet("train", "align", str(shop), version, "--epochs", "3", "--seed", "1")
     assert result.exit_code == 0, result.output
     assert re.search(
-        r"heads.safetensors: of \d products that the heads never saw, words find 0.\d{3} of", result.stdout
+        r"aligned: version [0-9a-f]{12}. Of \d products that the heads never saw, words find 0.\d{3} of", result.stdout
     )
-    found = json.loads(freshet("encoders", "evaluate", str(shop), "--heads", heads, "--json").stdout)
+    found = json.loads(freshet("encoders", "evaluate", str(shop), "--version", version, "--json").stdout)
     assert (found["taught"], found["taught_on"]) == (19, "on 19 of these products")
     other = tmp_path / "other"
     shutil.copytree(shop, other)
     (other / "goods.csv").write_text((shop / "goods.csv").read_text().replace("lamp", "vase"))
-    found = json.loads(freshet("encoders", "evaluate", str(other), "--heads", heads, "--json").stdout)
+    found = json.loads(freshet("encoders", "evaluate", str(other), "--version", version, "--json").stdout)
     assert 0 < found["taught"] < 19  # the lamps are vases now: they, and what was held out, are asked for
     assert found["taught"] + found["held_out"] in (22, 23, 24)  # two have no picture and are not asked for
     (other / "goods.csv").write_text((shop / "goods.csv").read_text().replace(",A ", ",The "))
-    found = json.loads(freshet("encoders", "evaluate", str(other), "--heads", heads, "--json").stdout)
+    found = json.loads(freshet("encoders", "evaluate", str(other), "--version", version, "--json").stdout)
     assert (found["taught"], found["held_out"], found["taught_on"]) == (0, 22, "on another shop's products")
-    missing = freshet("encoders", "evaluate", str(shop), "--heads", str(tmp_path / "none"))
+    missing = freshet("encoders", "evaluate", str(shop), "--version", str(tmp_path / "none"))
     assert missing.exit_code == 1
     assert "none" in missing.stderr
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from typer.testing import CliRunner
 from encoders.product import ProductContent, ProductEncoder, UnknownDevice
 from encoders.version import Version
 from encoders.weights import UnknownSource
+from store.records import StoreUnavailable
 from store.vectors import OfferPoint, VectorPoint
 from streams.cli import app
 from streams.search import BadQuery, Search, SearchQuery, StillLoading, WordsQuery
@@ -66,7 +68,7 @@ def encoder() -> ProductEncoder:
 @pytest.fixture(scope="module")
 def shop(encoder: ProductEncoder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AskedShop]:
     """A shop of five products whose api runs."""
-    shop = AskedShop(tmp_path_factory.mktemp("search") / "home", ReplicasAtHand(), lambda: encoder)
+    shop = AskedShop(tmp_path_factory.mktemp("search") / "home", ReplicasAtHand(), lambda _: encoder)
     shop.vectors.ensure(encoder.fingerprint, encoder.widths)
     contents = [ProductContent(p["title"], (plain(p["colour"]),) if p["colour"] else ()) for p in PRODUCTS.values()]
     for (product_id, fields), encoded in zip(PRODUCTS.items(), encoder.encode(contents), strict=True):
@@ -281,16 +283,16 @@ def test_while_the_model_loads_the_answer_is_to_come_again_and_then_it_is_found(
     begun, go_on = threading.Event(), threading.Event()
     threads = set()
 
-    def load() -> ProductEncoder:
+    def load(_: str) -> ProductEncoder:
         threads.add(threading.current_thread().name)
         begun.set()
         assert go_on.wait(20)
         return encoder
 
-    search = Search(shop.settings, shop.vectors, load, loaded_within_s=0.01)
+    search = Search(shop.settings, shop.vectors, shop.listed_twice, load, loaded_within_s=0.01)
     assert not begun.is_set(), "nothing is loaded before somebody searches"
     for _ in range(2):
-        with pytest.raises(StillLoading, match="is being loaded for the first search: try again in some seconds"):
+        with pytest.raises(StillLoading, match="is being loaded: try again in some seconds"):
             search.find(WordsQuery(q="dress"))
     go_on.set()
     deadline = time.monotonic() + 20
@@ -307,7 +309,7 @@ def test_while_the_model_loads_the_answer_is_to_come_again_and_then_it_is_found(
 def test_over_http_a_search_that_comes_too_early_is_told_when_to_come_again(tmp_path: Path) -> None:
     go_on = threading.Event()
 
-    def load() -> ProductEncoder:
+    def load(_: str) -> ProductEncoder:
         go_on.wait(20)
         raise UnknownSource("no weights")
 
@@ -321,7 +323,7 @@ def test_over_http_a_search_that_comes_too_early_is_told_when_to_come_again(tmp_
 
     response = asyncio.run(ask())
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
-    assert "is being loaded for the first search" in response.json()["detail"]
+    assert "is being loaded" in response.json()["detail"]
     shop.search._loaded_within_s = 20.0
     go_on.set()
     response = asyncio.run(ask())
@@ -332,13 +334,13 @@ def test_over_http_a_search_that_comes_too_early_is_told_when_to_come_again(tmp_
 def test_a_loading_that_failed_is_tried_again(encoder: ProductEncoder, shop: AskedShop) -> None:
     outcomes: list[Any] = [UnknownSource("no weights"), UnknownDevice("no device"), encoder]
 
-    def load() -> ProductEncoder:
+    def load(_: str) -> ProductEncoder:
         outcome = outcomes.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    search = Search(shop.settings, shop.vectors, load)
+    search = Search(shop.settings, shop.vectors, shop.listed_twice, load)
     with pytest.raises(BadQuery, match="the query is empty"):
         search.find(SearchQuery())
     assert len(outcomes) == 3, "an empty query loads nothing"
@@ -356,9 +358,47 @@ def test_the_api_imports_no_torch_before_the_first_search() -> None:
 
 
 def test_the_settings_name_the_encoder(shop: AskedShop, encoder: ProductEncoder) -> None:
-    search = Search(Settings(home=shop.settings.home, device="cpu"), shop.vectors)
+    search = Search(Settings(home=shop.settings.home, device="cpu"), shop.vectors, shop.listed_twice)
     assert search.find(WordsQuery(q="tea", limit=1))["encoder"] == encoder.fingerprint
     search.close()
+
+
+def test_after_a_switch_queries_are_encoded_by_the_version_whose_collection_is_searched(tmp_path: Path) -> None:
+    @dataclass
+    class Encoder:
+        fingerprint: str
+        vector: list[float]
+
+        def encode_query(self, *_: Any) -> dict[str, Any]:
+            return {"fused": np.array(self.vector, np.float32)}
+
+    vectors = {"one": [1.0, 0.0], "two": [0.0, 0.0, 1.0]}
+    shop = AskedShop(tmp_path, ReplicasAtHand(), lambda fingerprint: Encoder(fingerprint, vectors[fingerprint]))  # type: ignore
+    with pytest.raises(StoreUnavailable, match="there is no collection of products yet: is the index role up"):
+        shop.search.find(WordsQuery(q="dress"))
+    for fingerprint, vector in vectors.items():
+        shop.vectors.ensure(fingerprint, {"fused": len(vector)})
+        shop.vectors.put_offers([OfferPoint(f"in {fingerprint}", 1, {"state": "listable"})], fingerprint)
+        shop.vectors.put_vectors(
+            [VectorPoint(f"in {fingerprint}", 1, {"fused": np.array(vector, np.float32)})], fingerprint
+        )
+    for serving in ("one", "two", "one"):
+        shop.vectors.switch(serving)
+        found = shop.search.find(WordsQuery(q="dress"))
+        assert (found["encoder"], [item["product_id"] for item in found["items"]]) == (serving, [f"in {serving}"])
+    shop.search.close()
+    shop.vectors.close()
+
+
+def test_vectors_of_other_encoders_than_the_settings_name_are_told(tmp_path: Path) -> None:
+    shop = AskedShop(tmp_path, ReplicasAtHand())
+    shop.fill()
+    with pytest.raises(
+        UnknownSource, match=r"vectors are of the encoders f, the settings name [0-9a-f]{12}: set FRESHET_I"
+    ):
+        shop.search.find(WordsQuery(q="dress"))
+    shop.search.close()
+    shop.vectors.close()
 
 
 # --- the command -------------------------------------------------------------------------------------------------

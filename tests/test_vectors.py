@@ -205,7 +205,7 @@ def test_a_search_can_keep_to_an_availability(store: Store) -> None:
 def test_a_filtered_page_is_full_wherever_so_many_products_meet_every_condition(
     store: Store, shop: list[Any], wanted: Any, limit: int
 ) -> None:
-    store._apply([rules.DeletePoints(rules.Where(present="product_id"))])
+    store._apply([rules.DeletePoints(rules.Where(present="product_id"))], store._written(None))
     listable_only, brand, availability, span = wanted
     expected = []
     for at, (state, of_brand, stock, price) in enumerate(shop):

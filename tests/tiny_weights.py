@@ -48,14 +48,14 @@ def write_text_model(folder: Path, kind: str, *, seed: int = 0, **more: Any) -> 
 
 def write_two_towers(folder: Path, kind: str, *, seed: int = 0) -> Path:
     """A CLIP or SigLIP with pictures of 16 px in patches of 4 px."""
-    text = SMALL | {"vocab_size": 300, "max_position_embeddings": 20, "bos_token_id": 1, "eos_token_id": 2}
+    text = SMALL | {"vocab_size": 300, "max_position_embeddings": 20, "bos_token_id": 1, "eos_token_id": 3}
     vision = SMALL | {"image_size": 16, "patch_size": 4}
     if kind == "clip":
         more = {"projection_dim": 24, "text_config": text, "vision_config": vision}
-        path = _save(folder, "CLIPConfig", more, seed, byte_level(begin=1, end=2))
+        path = _save(folder, "CLIPConfig", more, seed, byte_level(begin=1, end=3))
     else:
         text |= {"pad_token_id": 0, "projection_size": 32}
-        path = _save(folder, "SiglipConfig", {"text_config": text, "vision_config": vision}, seed, byte_level(end=2))
+        path = _save(folder, "SiglipConfig", {"text_config": text, "vision_config": vision}, seed, byte_level(end=3))
     (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": {"content": "<pad>"}}))
     write_preparation(folder)
     return path
@@ -113,7 +113,7 @@ def byte_level(*, begin: int | None = None, end: int | None = None) -> Tokenizer
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=290, special_tokens=["<pad>", "<s>", "</s>"],
+        vocab_size=290, special_tokens=["<pad>", "<s>", "<unk>", "</s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
     )  # fmt: skip
     tokenizer.train_from_iterator(CORPUS, trainer)
@@ -131,8 +131,13 @@ def _save(folder: Path, config: str, settings: dict[str, Any], seed: int, tokeni
     model = transformers.AutoModel.from_config(getattr(transformers, config)(**settings))
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim > 1:  # the norms stay, else what they add drowns what differs
+            if parameter.ndim > 1:  # what norms add would drown what differs
                 parameter.copy_(torch.randn_like(parameter) * 0.2)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.fill_(1.0)
+        if config in ("ResNetConfig", "EfficientNetConfig"):
+            model.train()(pixel_values=torch.randn(8, 3, 64, 64))  # else many batch norms make nothing of a picture
     model.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save(str(folder / "tokenizer.json"))

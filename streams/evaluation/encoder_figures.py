@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.alignment import Alignment, AlignmentRule, Told, align
+from encoders.alignment import Alignment
 from encoders.fusion import SCORES, Fusion, Modalities
 from encoders.reduction import CannotReduce, Reduction, fit_lda, fit_pca
 from encoders.retrieval import recall_at, same_label_at_1, unit_or_zero
-from encoders.taught_fusion import Words, fit_fusion
+from encoders.taught_fusion import TaughtFusion, Words, fit_fusion
+from encoders.training.align import AlignmentRule, align
+from encoders.training.loop import Run
 from encoders.weights import TEXT_RECIPE
 from streams.evaluation.features import Features, facts_of
 from streams.evaluation.labelled import Labelled
@@ -39,19 +41,16 @@ def split(products: int, seed: int) -> Split:
     return Split(taught, held_out)
 
 
-def teach(
-    features: Features,
-    taught: Rows,
-    rule: AlignmentRule,
-    seed: int,
-    *,
-    threads: int = 1,
-    told: Told = lambda *_: None,
-) -> Alignment:
-    """Heads that have learned from these products, as far as they have a picture. Raises TooFewPairs."""
+def teach(features: Features, taught: Rows, rule: AlignmentRule, run: Run = Run()) -> Alignment:  # noqa: B008
+    """Heads that have learned from these products, as far as they have a picture. Raises CannotTrain."""
     taught = taught[np.any(features.image[taught], axis=1)]
-    views, words = features.views[:, taught], features.words[taught]
-    return align(views, words, rule=rule, seed=seed, threads=threads, told=told)
+    return align(features.views[:, taught], features.words[taught], rule, run)
+
+
+def fitted(features: Features, taught: Rows, heads: Alignment, seed: int = 0) -> TaughtFusion:
+    """The fusion fitted to these products. Raises CannotReduce."""
+    said = Words(*(part[taught] for part in features.said))
+    return fit_fusion(features.image[taught], said, heads, seed=seed)
 
 
 def recalls(heads: Alignment, features: Features, parts: Split) -> Figures:
@@ -70,16 +69,21 @@ def recalls(heads: Alignment, features: Features, parts: Split) -> Figures:
     return found
 
 
-def figures(labelled: Labelled, features: Features, heads: Alignment, parts: Split) -> Figures:
-    """All that is measured, by name; NaN where the folder has no such label."""
+def figures(
+    labelled: Labelled, features: Features, heads: Alignment, parts: Split, fusion: TaughtFusion | None = None
+) -> Figures:
+    """All that is measured, by name; NaN where the folder has no such label.
+
+    fusion  that was taught; None: one is fitted to what the heads were taught on
+    """
     facts = facts_of(labelled.products)
     untrained, by_score = _untrained(features, facts)
-    fitted = fit_fusion(features.image[parts.taught], Words(*(part[parts.taught] for part in features.said)), heads)
-    aligned = {
-        "image_aligned": heads.pictures(features.image),
-        "words_aligned": heads.words(features.words),
-        "fused_fitted": fitted.fuse(features.image, features.said, facts),
-    }
+    aligned = {"image_aligned": heads.pictures(features.image), "words_aligned": heads.words(features.words)}
+    with suppress(CannotReduce):
+        own = fitted(features, parts.taught, heads) if fusion is None else fusion
+        aligned["fused_fitted"] = own._replace(mix=None).fuse(features.image, features.said, facts)
+        if own.mix is not None:
+            aligned["fused_taught"] = own.fuse(features.image, features.said, facts)
     found: Figures = {"products": len(labelled.products), "skipped": labelled.skipped, "taught": len(parts.taught)}
     found |= recalls(heads, features, parts)
     for label, labels in (("type", labelled.types), ("colour", labelled.colours)):

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from brokers import KafkaMissing, LocalKafka
 
 from streams.evaluation.report import row, table
-from tests.bench import clicks, lists, products, retraction
+from tests.bench import clicks, encoders, lists, products, retraction
 from tests.bench.report import FIGURE_COLUMNS, Figure, Progress, where
 from tests.bench.stage import FULL, QUICK
 
@@ -23,6 +23,7 @@ BENCHES = {
     "click_to_list": clicks.click_to_list,
     "durable_clicks": clicks.durable_clicks,
     "encode": products.encode,
+    "encoders": encoders.encoders,
     "retrievable": products.retrievable,
     "sold_out": products.sold_out,
     "retraction": retraction.retraction,

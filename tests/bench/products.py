@@ -138,6 +138,11 @@ def _drawn_shop(folder: Path, products: int) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in draw_shop(folder, products).read_bytes().splitlines()]
 
 
+def drawn_contents(folder: Path, products: int) -> list[ProductContent]:
+    """Of so many drawn products, their pictures decoded; the folder holds the shop."""
+    return [_content(folder, product) for product in _drawn_shop(folder, products)]
+
+
 def _encode_directly(
     folder: Path, first: Sequence[dict[str, Any]], rest: Sequence[dict[str, Any]], settings: Settings
 ) -> float:

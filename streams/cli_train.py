@@ -1,0 +1,119 @@
+"""The commands `freshet train ...`: teach on a shop's own products.
+
+By hand on one processor or GPU; on several by torchrun: torchrun --nproc-per-node 2 --no-python freshet train ...
+Every import of weight is inside a function, so that `freshet --help` is quick.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from streams.cli_encoders import Columns, Folder, Seed
+from streams.terminal import read_settings
+
+train_app = typer.Typer(no_args_is_help=True, help="Teach on your own products.")
+
+OptimizerName = Literal["adam", "adamw", "adagrad"]
+ObjectiveName = Literal["masked", "contrastive"]
+MethodName = Literal["grid", "random", "tpe"]
+PrecisionName = Literal["auto", "float32", "bfloat16", "float16"]
+Out = Annotated[Path, typer.Argument(help="Folder to write.")]
+Optimizer = Annotated[OptimizerName | None, typer.Option(help="What takes the steps; adamw where nothing is said.")]
+Rate = Annotated[float | None, typer.Option("--learning-rate", min=0, help="At its highest: it rises, then falls.")]
+Batch = Annotated[int | None, typer.Option(min=2, help="Examples of a step, over all processes.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="How often each example is seen.")]
+Precision = Annotated[PrecisionName, typer.Option(help="Of products of matrices; auto: float32 on a CPU.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; FRESHET_DEVICE where nothing is said.")]
+RunFolder = Annotated[
+    Path | None,
+    typer.Option("--run", help="Folder of checkpoint and metrics.csv; a folder of the task's name in FRESHET_HOME."),
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Begin again, though there is a checkpoint.")]
+Search = Annotated[
+    MethodName | None, typer.Option(help="Choose what it learns with, on a fifth of what is taught. Needs Optuna.")
+]
+Trials = Annotated[int, typer.Option(min=1, help="Of the search.")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's file too.")]
+
+
+@train_app.command()
+def align(
+    folder: Folder,
+    out: Out,
+    columns: Columns = "",
+    epochs: Epochs = None,
+    batch: Batch = None,
+    learning_rate: Rate = None,
+    optimizer: Optimizer = None,
+    precision: Precision = "auto",
+    seed: Seed = 0,
+    device: Device = None,
+    run: RunFolder = None,
+    fresh: Fresh = False,
+    tensorboard: TensorBoard = False,
+    search: Search = None,
+    trials: Trials = 20,
+) -> None:
+    """Teach two heads to bring pictures and words into one space, from a catalogue's own pairs, without labels.
+
+    A fifth of the products is held out, and tells what the heads are worth. A run that was killed goes on.
+    """
+    from encoders.training.align import AlignmentRule
+    from streams.training.aligning import train_align
+    from streams.training.runs import Options
+    from streams.training.session import session
+
+    options = Options(
+        optimizer, learning_rate, batch, epochs, precision, seed,
+        is_fresh=fresh, tensorboard=tensorboard, search=search, trials=trials,
+    )  # fmt: skip
+    with session(read_settings(), "align", options, device, run) as its:
+        tell(train_align(its, folder, columns, out, options.applied(AlignmentRule())))
+
+
+@train_app.command()
+def language(
+    folder: Folder,
+    out: Out,
+    columns: Columns = "",
+    objective: Annotated[
+        ObjectiveName, typer.Option(help="Guess hidden word pieces, or find a text again.")
+    ] = "masked",
+    layers: Annotated[int | None, typer.Option(min=1, help="The last so many learn; else all.")] = None,
+    epochs: Epochs = None,
+    batch: Batch = None,
+    learning_rate: Rate = None,
+    optimizer: Optimizer = None,
+    precision: Precision = "auto",
+    seed: Seed = 0,
+    device: Device = None,
+    run: RunFolder = None,
+    fresh: Fresh = False,
+    tensorboard: TensorBoard = False,
+    search: Search = None,
+    trials: Trials = 20,
+) -> None:
+    """Continue the text network on a shop's own titles and descriptions, without labels.
+
+    OUT/text is a source: set FRESHET_TEXT_ENCODER=path:OUT/text. A fifth of the products is held out, and tells what
+    titles find before and after: look at it before you switch, a network may forget more than it learns.
+    """
+    from encoders.training.language import LanguageRule
+    from streams.training.language import train_language
+    from streams.training.runs import Options
+    from streams.training.session import session
+
+    options = Options(
+        optimizer, learning_rate, batch, epochs, precision, seed,
+        is_fresh=fresh, tensorboard=tensorboard, search=search, trials=trials,
+    )  # fmt: skip
+    rule = options.applied(LanguageRule(objective=objective, layers=layers))
+    with session(read_settings(), "language", options, device, run) as its:
+        tell(train_language(its, folder, columns, out, rule))
+
+
+def tell(text: str) -> None:
+    """Prints it; of several processes the first alone has something to tell."""
+    if text:
+        typer.echo(text)

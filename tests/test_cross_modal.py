@@ -1,0 +1,242 @@
+"""The cross-modal encoder: what it is before training by hand, its properties, and what it learns of a toy shop."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from encoders.cross_modal import CrossModalEncoder, CrossModalShape, OtherShape
+from encoders.cross_modal_training import (
+    PRODUCTS_MIN,
+    CrossModalRule,
+    TooFewProducts,
+    contrast,
+    train_cross_modal,
+)
+from encoders.retrieval import recall_at, unit_or_zero
+from encoders.sequences import TokenSet, padded, part_tokens
+from encoders.weights import FUSION_RECIPE
+
+V, T, PLACES = 10, 8, 4
+SHAPE = CrossModalShape(V, T, width=32, layers=2, heads=4, rows=2, columns=2, pieces=6)
+RULE = CrossModalRule(epochs=30, batch=50, learning_rate=3e-3, dropout=0.0, unseen=0.2, apart=1.0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)  # more wait for each other on a busy machine
+
+
+def shop(count: int, seed: int = 0) -> tuple[TokenSet, TokenSet]:
+    """Pictures of four places and texts of two to five pieces that tell of the same six facts, each in its own way."""
+    chance = np.random.default_rng(7)
+    to_picture, to_words = chance.normal(size=(6, V)), chance.normal(size=(6, T))
+    chance = np.random.default_rng(seed)
+    facts = chance.normal(size=(count, 6))
+    pictures, texts = [], []
+    for fact in facts:
+        regions = fact @ to_picture + 0.3 * chance.normal(size=(PLACES, V))
+        pieces = fact @ to_words + 0.3 * chance.normal(size=(chance.integers(2, 6), T))
+        pictures.append(part_tokens([(regions.astype(np.float32), 1.0)]))
+        texts.append(part_tokens([(pieces.astype(np.float32), 1.0)]))
+    return padded(pictures, V), padded(texts, T, 5)
+
+
+def trained_a_little() -> CrossModalEncoder:
+    """Nothing in it is as it was at the start."""
+    encoder = CrossModalEncoder(SHAPE, seed=1)
+    chance = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=chance)
+    return encoder
+
+
+def without(tokens: TokenSet, rows: list[int]) -> TokenSet:
+    shares = tokens.shares.copy()
+    shares[rows] = 0.0
+    return TokenSet(tokens.states, shares)
+
+
+def test_untrained_it_is_the_mean_of_both_modalities_along_orthonormal_directions() -> None:
+    image, text = shop(5)
+    encoder = CrossModalEncoder(SHAPE, seed=3)
+    with torch.no_grad():
+        for places in (encoder.modality_places, encoder.row_places, encoder.column_places, encoder.piece_places):
+            places.zero_()
+    state = encoder.state()
+    maps = {"image": state["image_map"], "text": state["text_map"]}
+    assert maps["text"] @ maps["text"].T == pytest.approx(np.eye(T), abs=1e-5)
+    assert maps["image"] @ maps["image"].T == pytest.approx(FUSION_RECIPE.image_importance**2 * np.eye(V), abs=1e-5)
+    pooled = [np.einsum("bs,bsw->bw", tokens.shares, tokens.states) for tokens in (image, text)]
+    found = encoder.encode(image, text)
+    assert found.vectors == pytest.approx(unit_or_zero(pooled[0] @ maps["image"] + pooled[1] @ maps["text"]), abs=1e-5)
+    assert found.image == pytest.approx(image.shares / 2, abs=1e-6)
+    assert found.text == pytest.approx(text.shares / 2, abs=1e-6)
+
+
+def test_the_contrast_of_two_pairs_is_the_one_worked_by_hand() -> None:
+    """Cosines 1 and 0 at a temperature of 1: each row's loss is log(1 + e^-1), .3133."""
+    rows = torch.eye(2)
+    assert contrast(rows, rows, torch.tensor(0.0)).item() == pytest.approx(np.log1p(np.exp(-1)), abs=1e-6)
+    assert contrast(rows, rows.flip(0), torch.tensor(0.0)).item() == pytest.approx(np.log1p(np.exp(1)), abs=1e-6)
+
+
+def test_it_learns_which_words_belong_to_pictures_that_it_has_never_seen() -> None:
+    image, text = shop(400)
+    new_image, new_text = shop(100, seed=1)
+    losses: list[float] = []
+    encoder = train_cross_modal(image, text, shape=SHAPE, rule=RULE, told=lambda _, loss: losses.append(loss))
+    every = list(range(100))
+
+    def found(taught: CrossModalEncoder) -> float:
+        pictures = taught.encode(new_image, without(new_text, every)).vectors
+        return recall_at(taught.encode(without(new_image, every), new_text).vectors, pictures, 1)
+
+    assert found(CrossModalEncoder(SHAPE)) < 0.1  # chance is .01
+    assert found(encoder) > 0.5
+    assert len(losses) == RULE.epochs
+    assert losses[-1] < losses[0] / 2
+    order = np.random.default_rng(0).permutation(400)
+    shuffled = train_cross_modal(image, TokenSet(text.states[order], text.shares[order]), shape=SHAPE, rule=RULE)
+    assert found(shuffled) < 0.1
+
+
+@settings(deadline=None)
+@given(
+    order=st.permutations(range(6)),
+    missing=st.lists(st.sampled_from(["", "image", "text", "both"]), min_size=6, max_size=6),
+)
+def test_a_batch_equals_singles_in_any_order_and_what_is_missing_weighs_nothing(
+    order: list[int], missing: list[str]
+) -> None:
+    encoder = trained_a_little()
+    image, text = shop(6)
+    image = without(image, [row for row, what in enumerate(missing) if what in ("image", "both")])
+    text = without(text, [row for row, what in enumerate(missing) if what in ("text", "both")])
+    found = encoder.encode(image, text)
+    assert not found.image[image.shares == 0].any()  # exactly 0
+    assert not found.text[text.shares == 0].any()
+    there = np.array([float(what != "both") for what in missing])
+    assert found.image.sum(axis=1) + found.text.sum(axis=1) == pytest.approx(there, abs=1e-5)
+    assert np.linalg.norm(found.vectors, axis=1) == pytest.approx(there, abs=1e-5)
+    moved = encoder.encode(*(TokenSet(*(array[order] for array in tokens)) for tokens in (image, text)))
+    assert moved.vectors == pytest.approx(found.vectors[order], abs=1e-5)
+    assert moved.text == pytest.approx(found.text[order], abs=1e-5)
+    singles = [encoder.encode(*(TokenSet(*(a[[i]] for a in tokens)) for tokens in (image, text))) for i in range(6)]
+    assert np.concatenate([single.vectors for single in singles]) == pytest.approx(found.vectors, abs=1e-5)
+
+
+def test_padding_and_what_stands_in_it_change_nothing() -> None:
+    encoder = trained_a_little()
+    image, text = shop(3)
+    image = without(image, [1])
+    expected = encoder.encode(image, text)
+    longer = TokenSet(np.full((3, 9, T), np.nan, np.float32), np.zeros((3, 9), np.float32))
+    longer.shares[:, :5] = text.shares
+    longer.states[longer.shares > 0] = text.states[text.shares > 0]
+    image.states[1] = np.inf
+    found = encoder.encode(image, longer)
+    assert found.vectors == pytest.approx(expected.vectors, abs=1e-5)
+    assert not found.text[:, 5:].any()
+
+
+def test_a_sequence_that_is_masked_is_the_same_as_none() -> None:
+    encoder = trained_a_little().eval()
+    image, text = shop(3)
+    parts = [torch.from_numpy(array) for array in (*image, *text)]
+    none = [part[:, :0] for part in parts]
+    with torch.inference_mode():
+        for side in (0, 2):
+            masked, left_out = list(parts), list(parts)
+            masked[side + 1] = torch.zeros_like(parts[side + 1])
+            left_out[side : side + 2] = none[side : side + 2]
+            assert encoder(*masked).vectors.numpy() == pytest.approx(encoder(*left_out).vectors.numpy(), abs=1e-5)
+
+
+def test_places_and_the_order_of_words_count_once_it_is_trained() -> None:
+    encoder = trained_a_little()
+    image, text = shop(2)
+    found = encoder.encode(image, text).vectors
+    turned = TokenSet(image.states[:, ::-1].copy(), image.shares)
+    assert np.abs(encoder.encode(turned, text).vectors - found).max() > 1e-3
+    words = TokenSet(text.states[:, [1, 0, 2, 3, 4]], text.shares[:, [1, 0, 2, 3, 4]])
+    assert np.abs(encoder.encode(image, words).vectors - found).max() > 1e-3
+
+
+def test_the_same_seed_gives_the_same_parameters_and_they_can_be_kept() -> None:
+    image, text = shop(60)
+    rule = RULE._replace(epochs=2, dropout=0.1)
+    one, same, other = (train_cross_modal(image, text, shape=SHAPE, rule=rule, seed=seed) for seed in (3, 3, 4))
+    for name, array in one.state().items():
+        np.testing.assert_array_equal(array, same.state()[name])
+    assert not np.array_equal(one.state()["query"], other.state()["query"])
+    again = CrossModalEncoder.from_state(one.state())
+    np.testing.assert_array_equal(again.encode(image, text).vectors, one.encode(image, text).vectors)
+
+
+def test_regions_that_were_made_shorter_are_taken_whole_by_the_same_encoder() -> None:
+    encoder = trained_a_little()
+    axes = np.linalg.qr(np.random.default_rng(1).normal(size=(30, V)))[0].astype(np.float32)
+    whole = np.random.default_rng(2).normal(size=(3, PLACES, 30)).astype(np.float32)
+    image, text = shop(3)
+    expected = encoder.encode(TokenSet(whole @ axes, image.shares), text)
+    found = encoder.of_whole_regions(axes).encode(TokenSet(whole, image.shares), text)
+    assert found.vectors == pytest.approx(expected.vectors, abs=1e-5)
+
+
+def test_half_precision_tokens_will_do() -> None:
+    image, text = (TokenSet(tokens.states.astype(np.float16), tokens.shares) for tokens in shop(PRODUCTS_MIN))
+    encoder = train_cross_modal(image, text, rule=RULE._replace(epochs=1))
+    assert encoder.shape == CrossModalShape(V, T, rows=2, columns=2)
+    assert np.isfinite(encoder.encode(image, text).vectors).all()
+
+
+def test_no_products_have_no_vectors() -> None:
+    image, text = shop(2)
+    none = [TokenSet(tokens.states[:0], tokens.shares[:0]) for tokens in (image, text)]
+    assert CrossModalEncoder(SHAPE).encode(*none).vectors.shape == (0, 32)
+
+
+# --- what cannot be ----------------------------------------------------------------------------------------------
+
+
+def test_parameters_of_another_shape_are_refused_with_the_first_that_differs() -> None:
+    state = CrossModalEncoder(SHAPE).state()
+
+    def of(shape: CrossModalShape) -> dict[str, np.ndarray]:
+        return {**state, "shape": np.array(shape, np.float32)}
+
+    assert CrossModalEncoder.from_state(state).shape == SHAPE
+    with pytest.raises(OtherShape, match=r"'image_map' is \(10, 32\), the shape asks for \(12, 32\)"):
+        CrossModalEncoder.from_state(of(SHAPE._replace(image_width=12)))
+    with pytest.raises(OtherShape, match=r"'layers\.1.*' is in the parameters, not in the shape"):
+        CrossModalEncoder.from_state(of(SHAPE._replace(layers=1)))
+    for told in (np.zeros(0), np.array([10, 8, 32, 2, 4, 2, 2]), np.array([10, 8, 32, 2, 4, 2, 2, 0.5])):
+        with pytest.raises(OtherShape, match=r"not image_width, text_width, .*: teach it again"):
+            CrossModalEncoder.from_state({**state, "shape": told})
+    del state["query"]
+    with pytest.raises(OtherShape, match="'query' is in the shape, not in the parameters"):
+        CrossModalEncoder.from_state(state)
+
+
+def test_tokens_of_another_encoder_and_heads_that_do_not_divide_are_refused() -> None:
+    image, text = shop(2)
+    with pytest.raises(OtherShape, match=r"are \(4, 10, 7\), not \(4, 10, 8\): of another encoder"):
+        CrossModalEncoder(SHAPE).encode(image, TokenSet(text.states[:, :, :7], text.shares))
+    with pytest.raises(OtherShape, match=r"are \(3, 10, 8\), not \(4, 10, 8\)"):
+        CrossModalEncoder(SHAPE).encode(TokenSet(image.states[:, :3], image.shares[:, :3]), text)
+    with pytest.raises(ValueError, match="5 heads do not divide the width 32"):
+        CrossModalEncoder(SHAPE._replace(heads=5))
+
+
+def test_too_few_products_and_broken_tokens_are_refused() -> None:
+    image, text = shop(PRODUCTS_MIN)
+    with pytest.raises(TooFewProducts, match="7 products have a picture or words: give at least 8"):
+        train_cross_modal(without(image, [0]), without(text, [0]), shape=SHAPE, rule=RULE)
+    text.states[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="a token is not finite: encode the products again"):
+        train_cross_modal(image, text, shape=SHAPE, rule=RULE)
+    with pytest.raises(FloatingPointError, match="a fused vector is not finite"):
+        CrossModalEncoder(SHAPE).encode(image, text)
