@@ -12,7 +12,13 @@ from streams.training.clicked import earlier_and_later, next_found, read_pairs
 
 def line(user: str, product: str, second: int) -> str:
     at = f"2026-01-01T{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}Z"
-    click = {"event_id": f"{user}{second}", "user_id": user, "product_id": product, "event": "view_item", "occurred_at": at}
+    click = {
+        "event_id": f"{user}{second}",
+        "user_id": user,
+        "product_id": product,
+        "event": "view_item",
+        "occurred_at": at,
+    }
     return json.dumps(click)
 
 
