@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
+from streams.csv_rows import read_csv
 from streams.events import BadEvent, CatalogUpdate, ProductUpsert, UserClick
 from streams.parsing import parse
 
@@ -193,18 +194,14 @@ def _source(folder: Path, kind: str) -> Path:
 
 
 def _csv_rows(path: Path, columns: tuple[str, ...], *, holds: str) -> Iterator[dict[str, str | None]]:
-    """The rows by column; a comma too many belongs to the last column, because titles have commas without quotes."""
+    """As read_csv. Raises NotAShop."""
     opened = gzip.open if path.suffix == ".gz" else open
     try:
         with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            header = next(reader, [])
+            header, rows = read_csv(file)
             if missing := [column for column in columns if column not in header]:
                 raise NotAShop(f"{path} lacks the columns {', '.join(missing)}: the folder should hold {holds}")
-            last = len(header) - 1
-            for row in reader:
-                fields = [field.strip() for field in (*row[:last], ",".join(row[last:]))]
-                yield dict(zip(header, [*fields, *[None] * (len(header) - len(fields))], strict=True))
+            yield from rows
     except (csv.Error, UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
         raise NotAShop(f"{path} cannot be read ({error}): the folder should hold {holds}") from error
 

@@ -19,7 +19,7 @@ from streams import cli_encoders, cli_train
 from streams.evaluation import kept_arrays
 from streams.evaluation.encoder_figures import figures, fitted, markdown, split, teach
 from streams.evaluation.features import Features, features_of
-from streams.evaluation.labelled import Labelled, NotLabelled, read_columns, read_labelled
+from streams.evaluation.labelled import Labelled, NotLabelled, pictures_of, read_columns, read_labelled
 from streams.evaluation.taught import read_taught, write_taught
 from streams.events import ProductUpsert
 from streams.settings import Settings
@@ -87,10 +87,32 @@ def test_known_folders_need_no_columns(tmp_path: Path) -> None:
     assert labelled.products[0].category == ["Fruit"]
 
 
+def test_a_catalogue_of_the_topics_own_form_is_labelled_by_itself(tmp_path: Path) -> None:
+    line = {
+        "op": "upsert",
+        "product_id": "7",
+        "title": "Red cup",
+        "category": ["Kitchen", "Cups"],
+        "attributes": {"Colour": "red"},
+        "image_links": ["cups/7.jpg"],
+    }
+    gone = {"op": "delete", "product_id": "8"}
+    plain = {"op": "upsert", "product_id": "9", "title": "Something"}
+    text = "\n".join(json.dumps(one) for one in (line, gone, plain))
+    (tmp_path / "catalog.jsonl").write_text(text)
+    labelled = read_labelled(tmp_path, {})
+    assert [product.product_id for product in labelled.products] == ["7", "9"]
+    assert (labelled.types, labelled.colours, labelled.skipped) == (["Cups", ""], ["red", ""], 1)
+    assert pictures_of(tmp_path, None) == tmp_path
+    assert pictures_of(tmp_path, Path("pictures")) == Path("pictures"), "as the stream reads its links"
+    (tmp_path / "catalog.jsonl").rename(tmp_path / "products.jsonl")
+    assert pictures_of(tmp_path, Path("pictures")) == tmp_path
+
+
 @pytest.mark.parametrize(
     ("content", "columns", "told"),
     [
-        (None, "", "has no styles.csv or products.jsonl: name its file with --columns file=NAME"),
+        (None, "", "has no catalog.jsonl or styles.csv or products.jsonl: name its file with --columns file=NAME"),
         ("a,b\n1,2\n", "file=goods.csv,id=a", "name the columns of title, as in --columns title=name"),
         ("a,b\n1,2\n", "file=goods.csv,id=a,title=c", "has no column 'c': it has a, b"),
         ("a,b\n1,2\n", "file=goods.csv,id=a,title=b,type=c", "has no column 'c': it has a, b"),

@@ -22,6 +22,7 @@ from encoders.text import TextEncoder
 from encoders.weights import find_weights, fingerprint_of
 from streams.evaluation import kept_arrays
 from streams.evaluation.kept_arrays import read_kept, write_kept
+from streams.evaluation.labelled import pictures_of
 from streams.events import ProductUpsert
 from streams.pictures import PictureLoader
 from streams.settings import Settings
@@ -29,6 +30,7 @@ from streams.settings import Settings
 Vectors = NDArray[np.float32]
 Told = Callable[[int, int], None]
 AT_ONCE = 32
+PICTURE_LIMITS = ("pictures_allow_private", "picture_max_bytes", "picture_max_pixels", "picture_timeout_s")
 
 
 class Features(NamedTuple):
@@ -84,6 +86,7 @@ def facts_of(products: Sequence[ProductUpsert]) -> Vectors:
 async def _features_of(
     products: Sequence[ProductUpsert], folder: Path, kept: Path, settings: Settings, told: Told
 ) -> Features:
+    folder = pictures_of(folder, settings.pictures_root)
     made_of = _identity(products, folder, settings)
     path = kept / f"features-{made_of[:12]}.npz"
     arrays = read_kept(path, made_of)
@@ -92,9 +95,8 @@ async def _features_of(
     told(done, len(products))
     if done < len(products):
         reader, saved_at = _Reader(settings), time.monotonic()
-        async with PictureLoader(
-            pictures_root=folder, picture_max_bytes=settings.picture_max_bytes, pictures_per_product=1
-        ) as loader:
+        limits = {name: getattr(settings, name) for name in PICTURE_LIMITS}
+        async with PictureLoader(pictures_root=folder, pictures_per_product=1, **limits) as loader:
             for begin in range(done, len(products), AT_ONCE):
                 some = products[begin : begin + AT_ONCE]
                 parts.append(reader.read(some, await loader.load_pictures([product.image_links for product in some])))

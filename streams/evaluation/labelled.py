@@ -1,6 +1,7 @@
 """A folder of products with what is known of them besides: their kind and colour, to judge encoders by.
 
-The labels are not among what an encoder reads, but where the folder says so.
+The labels are not among what an encoder reads, but where the folder says so. A shop's own catalog.jsonl has none
+besides: its kinds are the last categories, which encoders read.
 """
 
 import csv
@@ -12,12 +13,14 @@ from typing import Any
 
 import orjson
 
+from streams.csv_rows import read_csv
 from streams.events import BadEvent, ProductUpsert
 from streams.imports import MISSING
 from streams.parsing import parse
 
 PARTS = ("file", "id", "title", "description", "brand", "category", "attributes", "image", "type", "colour")
-REST = "more than the header has"
+CATALOG = "catalog.jsonl"  # a shop's own, each line a value of catalog-updates
+COLOUR_NAMES = ("colour", "color", "basecolour", "basecolor")
 KNOWN = {  # by the file that a folder is recognised by
     "styles.csv": {
         "id": "id",
@@ -54,6 +57,12 @@ class Labelled:
     first_problem: str | None = None
 
 
+def pictures_of(folder: Path, pictures_root: Path | None) -> Path:
+    """Where paths of the folder's pictures begin: beside its file, but for a shop's own catalogue, whose links mean to
+    the stream what the setting says."""
+    return pictures_root if pictures_root is not None and (folder / CATALOG).is_file() else folder
+
+
 def read_columns(text: str) -> dict[str, str]:
     """Which column is what, from id=sku,title=name,image=img/{sku}.jpg,category=a+b. Raises NotLabelled."""
     columns = {}
@@ -73,21 +82,26 @@ def read_labelled(folder: Path, columns: Mapping[str, str]) -> Labelled:
 
     Rows that are no product, and ids that come again, are skipped and counted. Raises NotLabelled.
     """
-    name = columns.get("file") or next((known for known in KNOWN if (folder / known).is_file()), None)
+    name = columns.get("file") or next((known for known in (CATALOG, *KNOWN) if (folder / known).is_file()), None)
     if name is None or not (folder / name).is_file():
-        raise NotLabelled(f"{folder} has no {name or ' or '.join(KNOWN)}: name its file with --columns file=NAME")
+        known_names = " or ".join([CATALOG, *KNOWN])
+        raise NotLabelled(f"{folder} has no {name or known_names}: name its file with --columns file=NAME")
     taken = {**KNOWN.get(name, {}), **columns}
-    if missing := [part for part in ("id", "title") if part not in taken]:
+    is_catalog = name == CATALOG and not columns.keys() - {"file"}
+    if not is_catalog and (missing := [part for part in ("id", "title") if part not in taken]):
         raise NotLabelled(f"{folder / name}: name the columns of {', '.join(missing)}, as in --columns title=name")
     _check_image(taken.get("image", ""))
     found, seen = Labelled(), set()
     skipped, first_problem = 0, None
     for number, row in enumerate(_rows(folder / name), 1):
         try:
-            product = parse(ProductUpsert, orjson.dumps(_upsert(row, taken)))
+            product = parse(ProductUpsert, orjson.dumps(row if is_catalog else _upsert(row, taken)))
             if product.product_id in seen:
                 raise BadEvent(f"the id {product.product_id!r} came before")
-            type_, colour = (_value(row, taken[part]) if part in taken else "" for part in ("type", "colour"))
+            if is_catalog:
+                type_, colour = _own_labels(product)
+            else:
+                type_, colour = (_value(row, taken[part]) if part in taken else "" for part in ("type", "colour"))
         except (BadEvent, KeyError) as error:
             if isinstance(error, KeyError) and number == 1:
                 raise NotLabelled(f"{folder / name} has no column {error}: it has {', '.join(row)}") from error
@@ -100,6 +114,13 @@ def read_labelled(folder: Path, columns: Mapping[str, str]) -> Labelled:
     if not found.products:
         raise NotLabelled(f"{folder / name} has no product ({first_problem or 'it is empty'})")
     return Labelled(found.products, found.types, found.colours, skipped, first_problem)
+
+
+def _own_labels(product: ProductUpsert) -> tuple[str, str]:
+    """Kind and colour as the shop's own catalogue has them: the last category, and an attribute of that name."""
+    named = {name.casefold(): value for name, value in product.attributes.items()}
+    colours = (named[name] for name in COLOUR_NAMES if name in named)
+    return (product.category[-1] if product.category else "", next(colours, ""))
 
 
 def _check_image(template: str) -> None:
@@ -120,10 +141,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                     row = orjson.loads(line)
                     yield row if isinstance(row, dict) else {}
             else:
-                reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", restkey=REST)
-                for row in reader:  # titles have commas without quotes
-                    last = (reader.fieldnames or [""])[-1]
-                    yield {**row, last: ",".join([row[last] or "", *row.pop(REST, [])])}
+                yield from read_csv(file, delimiter="\t" if path.suffix == ".tsv" else ",")[1]
     except (OSError, UnicodeDecodeError, orjson.JSONDecodeError, csv.Error) as error:
         raise NotLabelled(f"{path} cannot be read: {error}") from error
 
