@@ -21,6 +21,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 from asked_shop import BALL, AskedShop, ReplicasAtHand
 from brokers import MakeSettings, environment_of
+from shelves import offer, vectors
 from typer.testing import CliRunner
 
 from streams import terminal
@@ -450,6 +451,19 @@ def test_look_alikes_are_shown_with_what_they_clicked_last(freshet: Freshet, ask
     refused(freshet("similar", "--user", "eve", settings=settings), 1, r"nothing is held of a user 'eve': .*")
     for arguments in ((), (BALL, "--user", "ann/1")):
         assert freshet("similar", *arguments, settings=settings).exit_code == 2
+
+
+def test_what_is_listed_again_is_named_below_what_is_similar(freshet: Freshet, asked_shop: AskedShop) -> None:
+    shelf = asked_shop.shelf
+    for product_id, title in ((BALL, "Glass ball"), ("b", "glass BALL")):
+        shelf.put_offer(product_id.encode(), offer(2, title=title), ())
+        shelf.put_vectors(product_id.encode(), vectors([1.0, 0.0], picture=b""), ())
+    told = freshet("similar", BALL, settings=asked_shop.settings).stdout
+    assert "listed again: b (glass BALL)" in told
+    assert "Bauble" not in told, "it is no other product"
+    made = json.loads(freshet("similar", BALL, "--json", settings=asked_shop.settings).stdout)
+    assert [item["product_id"] for item in made["items"]] == ["c"]
+    assert made["duplicates"] == [{"product_id": "b", "title": "glass BALL", "listable": True}]
 
 
 def test_where_nothing_is_similar_it_is_said_what_is_missing(freshet: Freshet, asked: Settings) -> None:
