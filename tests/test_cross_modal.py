@@ -7,15 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoders.cross_modal import CrossModalEncoder, CrossModalShape, OtherShape
-from encoders.cross_modal_training import (
+from encoders.retrieval import recall_at, unit_or_zero
+from encoders.sequences import TokenSet, padded, part_tokens
+from encoders.training.cross_modal import (
     PRODUCTS_MIN,
     CrossModalRule,
     TooFewProducts,
     contrast,
     train_cross_modal,
 )
-from encoders.retrieval import recall_at, unit_or_zero
-from encoders.sequences import TokenSet, padded, part_tokens
 from encoders.weights import FUSION_RECIPE
 
 V, T, PLACES = 10, 8, 4
