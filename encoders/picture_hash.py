@@ -14,8 +14,9 @@ SIGNATURE_BYTES = 200
 HASH_BYTES = 8
 HASH_CELLS, FREQUENCIES, THUMBNAIL_CELLS = 32, 8, 8  # a side
 
-# Measured on 60 x 80 px photos of fashion: a photo scaled by .5 to 5, or saved as JPEG of quality 50 or WebP of 60, is
-# known again in 94 to 100 of 100 cases; of 871 pairs of other photos with nearly the same title, none is taken for one.
+# By tests/bench/duplicates.py on 5,000 photos of 60 x 80 px, with nearly the same titles: 5 groups, all right; with a
+# share of .14 there are 9, of which 4 are wrong. Of 500 photos, 500 are known again three times as large, 495 as JPEG
+# of quality 60, 366 at half the size, and 236 where a pixel is cut off at each side.
 BITS_MAX = 6  # of the hash, that may differ
 SHARE_MAX = 0.1  # of the thumbnail's contrast, by which a cell may differ: two rings on white are nearly all white
 LEVELS_MIN = 4.0  # of 255: so much may differ in any case
@@ -39,11 +40,10 @@ def is_same_picture(one: bytes, others: list[bytes]) -> NDArray[np.bool_]:
     """Return for each of the other signatures (N,) whether it is of the same photo."""
     own = np.frombuffer(one, np.uint8)
     rows = np.frombuffer(b"".join(others), np.uint8).reshape(-1, SIGNATURE_BYTES)
-    bits = np.bitwise_count(rows[:, :HASH_BYTES] ^ own[:HASH_BYTES]).sum(1)
-    thumbnails, mine = rows[:, HASH_BYTES:].astype(np.int16), own[HASH_BYTES:].astype(np.int16)
+    same: NDArray[np.bool_] = np.bitwise_count(rows[:, :HASH_BYTES] ^ own[:HASH_BYTES]).sum(1) <= BITS_MAX
+    thumbnails, mine = rows[same, HASH_BYTES:].astype(np.int16), own[HASH_BYTES:].astype(np.int16)
     contrast = np.minimum(np.ptp(thumbnails, axis=1), np.ptp(mine))
-    apart = np.abs(thumbnails - mine).max(1)
-    same: NDArray[np.bool_] = (bits <= BITS_MAX) & (apart <= np.maximum(LEVELS_MIN, SHARE_MAX * contrast))
+    same[same] = np.abs(thumbnails - mine).max(1) <= np.maximum(LEVELS_MIN, SHARE_MAX * contrast)
     return same
 
 

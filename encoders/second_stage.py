@@ -117,6 +117,12 @@ class SecondStage:
         self._k.content[:] = 0.0
         self.place(rows, fused)
 
+    def forget_contents(self) -> None:
+        """Vectors of other encoders are to come: of them neither the map tells anything, nor what the lift learned."""
+        self.content_map = None
+        self._k.content[:] = 0.0
+        self._k = self._k._replace(lift=new_lift())
+
     def trends(self, rows: Rows) -> tuple[Floats, NDArray[np.int64]]:
         """Copies of the faded counts (n, half-lives) of these rows, and of when they were counted (n,)."""
         return self._k.trends.counts[rows], self._k.trends.counted_at[rows]

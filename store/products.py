@@ -126,6 +126,12 @@ class ProductStore:
         with reading(self._engine) as connection:
             return dict(zip(counted, map(int, connection.execute(select(*sums)).one()), strict=True))
 
+    def sample(self, limit: int) -> list[str]:
+        """The ids of at most so many products, drawn at random among those that are not deleted."""
+        drawn = select(products.c.product_id).where(~products.c.deleted).order_by(func.random()).limit(limit)
+        with reading(self._engine) as connection:
+            return list(connection.execute(drawn).scalars())
+
     def purge_tombstones(self, before: float) -> int:
         """Remove tombstones older than before (s since 1970: longer ago than the topics are kept); returns how many."""
         old = products.c.deleted & (products.c.changed_at < before)

@@ -15,12 +15,14 @@ import uvicorn
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from fastapi.responses import JSONResponse
 
+from store.encoders import EncoderStore
 from store.products import ProductStore
 from store.records import StoreUnavailable
 from store.users import UserStore
 from store.vectors import UnknownProduct, VectorStore
 from streams.api_errors import handle_errors, no_product, no_user, remedy_of
 from streams.broker import BrokerUnavailable
+from streams.encoder_routes import encoder_routes
 from streams.events import Segment
 from streams.health import Backlog, Backlogs
 from streams.listed_twice import ListedTwice
@@ -46,7 +48,9 @@ CLOSE_WITHIN_S = 2
 class Replicas(Protocol):
     """The views that `recommend` reads; start() returns when they are full and may raise BrokerUnavailable."""
 
-    malformed: int  # records that were skipped
+    @property
+    def malformed(self) -> int:
+        """Records that were skipped."""
 
     async def start(self) -> None: ...
 
@@ -297,6 +301,7 @@ class Api:
         routes.add_api_route("/readyz", self.readyz)
         routes.add_api_route("/status", self.everything)
         routes.include_router(search_routes(self._search, self._settings.picture_max_bytes))
+        routes.include_router(encoder_routes(EncoderStore(self._products.engine), self._vectors, self._products))
         routes.add_api_route("/users/{user_id:path}/recommendations", self.recommendations)
         routes.add_api_route("/users/{user_id:path}/look-alikes", self.look_alikes)
         routes.add_api_route("/products/{product_id:path}/similar", self.similar)

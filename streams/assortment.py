@@ -8,6 +8,7 @@ import orjson
 from encoders.next_click import Floats
 from streams.broker import Headers
 from streams.events import unpack_vector
+from streams.side_vectors import Gathered
 
 TOMBSTONES_MAX = 100_000
 
@@ -17,7 +18,8 @@ class Assortment:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.vectors: dict[str, Floats] = {}  # (D,) fused, of listed products and of others
+        self.encoder: str | None = None  # fingerprint of the version whose vectors these are, once it is known
+        self.vectors: dict[str, Floats] = {}  # (D,) fused, of listed products and of others; another dict for another
         self._revisions: dict[str, int] = {}  # of the products that there are
         self._tombstones: OrderedDict[str, int] = OrderedDict()  # deleted product -> its last revision
         self._offers_changed: set[str] = set()
@@ -55,6 +57,21 @@ class Assortment:
         else:
             self.vectors[product_id] = unpack_vector(fused)
         self._vectors_changed.add(product_id)
+
+    def prepare(self, gathered: Gathered) -> dict[str, Floats]:
+        """The vectors by product id."""
+        ids = [p for p, has in zip(gathered.product_ids, gathered.has_vector.tolist(), strict=True) if has]
+        return dict(zip(ids, gathered.fused, strict=True))
+
+    def take_vectors(self, gathered: Gathered, prepared: dict[str, Floats]) -> None:
+        """These are the vectors from now on. The lock is held; what reads the ones before has them whole."""
+        self.encoder, self.vectors = gathered.fingerprint, prepared
+        self._vectors_changed = set(prepared)
+
+    def current(self) -> tuple[str | None, dict[str, Floats]]:
+        """The version, and its vectors: they change, but for another version there is another dict."""
+        with self.lock:
+            return self.encoder, self.vectors
 
     def take_changes(self) -> tuple[set[str], set[str]]:
         """The products whose offer came or went, and those whose vector came or went, since the last call."""

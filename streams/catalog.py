@@ -13,8 +13,6 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any
 
-import orjson
-
 from store.database import get_fact, set_fact
 from store.encoders import EncoderStore
 from store.products import ProductStore
@@ -67,10 +65,10 @@ class CatalogRole(Role[Event]):
     """Writer of the rows, of product-index, of encode-requests and of encoders."""
 
     name = "catalog"
-    every_s = 1.0
+    every_s: float | None = 1.0
 
     def __init__(self, settings: Settings, names: TopicNames, products: ProductStore) -> None:
-        self.topics = (names.catalog_updates, names.product_vectors)
+        self.topics = (names.catalog_updates,)
         self._settings = settings
         self._names = names
         self._products = products
@@ -166,39 +164,30 @@ class CatalogRole(Role[Event]):
         """The offers of rows changed in the last minutes, which heals what a dying predecessor wrote late.
 
         If the derived topics are not those that hold every row (a first start, a broker that keeps nothing): every
-        row's records. Once all are confirmed, the topics' ids are kept as a fact. Vectors on a topic that was not known
-        need no requests: the readers of a version that is new read all there are.
+        row's records. Once all are confirmed, the topics' ids are kept as a fact. A version of the encoders that is new
+        needs no requests: it reads all there are.
         """
         self._told = {}
-        held, topics = self._held_topics(), self._derived_topics()
-        if all(held.get(name, id) == id for name, id in topics.items()) and self._names.encode_requests in held:
+        topics = self._derived_topics()
+        held = get_fact(self._products.engine, PUBLISHED_TO) or ""
+        if held.split()[: len(topics)] == topics:  # behind them stood the topic of the vectors, once
             for rows in _chunks(self._products.changed_since(time.time() - RECENT_S)):
                 yield [self._offer(row) for row in rows]
-        else:
-            for rows in _chunks(self._products.all_rows(CHUNK)):
-                yield [*map(self._offer, rows), *map(self._encode_request, rows)]
-        if held != held | topics:
-            set_fact(self._products.engine, PUBLISHED_TO, orjson.dumps(held | topics).decode())
+            return
+        for rows in _chunks(self._products.all_rows(CHUNK)):
+            yield [*map(self._offer, rows), *map(self._encode_request, rows)]
+        set_fact(self._products.engine, PUBLISHED_TO, " ".join(topics))
 
     def details(self) -> dict[str, float | int | str]:
         return {"encode_retries": self._encode_retries}
 
-    def _held_topics(self) -> dict[str, str]:
-        """The ids of the topics that hold every row, by their names."""
-        fact = get_fact(self._products.engine, PUBLISHED_TO)
-        if fact is None or fact.startswith("{"):
-            return dict(orjson.loads(fact or "{}"))
-        return dict(zip(self._derived_names(), fact.split(), strict=False))  # as it was kept before there were versions
-
-    def _derived_names(self) -> tuple[str, ...]:
-        return (self._names.product_index, self._names.encode_requests, self._names.product_vectors)
-
-    def _derived_topics(self) -> dict[str, str]:
-        names = self._derived_names()
+    def _derived_topics(self) -> list[str]:
+        """The ids of the topics of which every row has a record."""
+        names = (self._names.product_index, self._names.encode_requests)
         ids = self._broker.topic_ids(names)
         if absent := set(names) - ids.keys():
             raise BrokerUnavailable(f"no topics {sorted(absent)}: make them with `freshet topics create`")
-        return {name: ids[name] for name in names}
+        return [ids[name] for name in names]
 
     # --- records --------------------------------------------------------------------------------------------------
 
@@ -211,6 +200,22 @@ class CatalogRole(Role[Event]):
         value = None if row.deleted else _request_of(row).model_dump_json().encode()
         headers = (("revision", b"%d" % row.content_revision),)
         return Outgoing(self._names.encode_requests, row.product_id.encode(), value, headers)
+
+
+class NotesRole(CatalogRole):
+    """What the encoders have answered is noted in the rows, beside the shop's updates: another version's vectors are
+    another consumer, which holds up none of them."""
+
+    every_s = None
+
+    def __init__(self, settings: Settings, names: TopicNames, products: ProductStore, group: str = "") -> None:
+        """group: as EncoderVersion has it, of the version whose vectors these are."""
+        super().__init__(settings, names, products)
+        self.topics = (names.product_vectors,)
+        self.group = f"-notes{group}"
+
+    def assigned(self) -> Iterator[list[Outgoing]]:
+        yield from ()
 
 
 def _fold_update(fold: _Fold, message: Message, update: Update) -> None:

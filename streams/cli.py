@@ -19,6 +19,7 @@ from streams import (
     cli_train,
     cli_tune,
     cli_vectors,
+    cli_versions,
 )
 from streams.terminal import Commands, Failure, progress_bars, read_settings, set_up_logging
 
@@ -40,6 +41,7 @@ app.add_typer(cli_ask.app)
 app.add_typer(cli_search.app)
 app.add_typer(cli_evaluate.app)
 app.add_typer(cli_vectors.app)
+cli_encoders.encoders_app.add_typer(cli_versions.app)
 app.add_typer(cli_encoders.encoders_app, name="encoders", rich_help_panel="Measure")
 app.add_typer(cli_train.train_app, name="train", rich_help_panel="Bring data")
 app.add_typer(cli_compress.app)
@@ -121,9 +123,10 @@ def demo(
 def create_topics() -> None:
     """Create the topics that are missing; those that exist stay as they are."""
     from streams import topics
+    from streams.versions import known_fingerprints
 
     settings = read_settings()
-    made = topics.create_topics(settings, cli_ask.names_of(settings))
+    made = topics.create_topics(settings, cli_ask.names_of(settings), known_fingerprints(settings))
     for name in made:
         typer.echo(f"created {name}")
     if not made:
@@ -135,9 +138,10 @@ def show_topics(as_json: Json = False) -> None:
     """Show each topic: what it keeps, and whether it exists."""
     from streams.broker import Broker
     from streams.topics import topics_of
+    from streams.versions import known_fingerprints
 
     settings = read_settings()
-    wanted = topics_of(settings, cli_ask.names_of(settings))
+    wanted = topics_of(settings, cli_ask.names_of(settings), known_fingerprints(settings))
     ids = Broker(settings).topic_ids([topic.name for topic in wanted])
     rows = [
         {"topic": t.name, "partitions": t.partitions, "kept": t.kept, "days": t.days, "topic_id": ids.get(t.name)}

@@ -165,9 +165,10 @@ def list_dead_letters(
     from streams.broker import Broker
     from streams.dead_letters import read_dead_letters
     from streams.topics import dead_letters_of, topics_of
+    from streams.versions import known_fingerprints
 
     settings = read_settings()
-    every = {t.name for t in topics_of(settings, names_of(settings))}
+    every = {t.name for t in topics_of(settings, names_of(settings), known_fingerprints(settings))}
     sources = sorted(name for name in every if dead_letters_of(name) in every)
     if topic is not None and topic not in sources:
         raise Failure(f"no dead letters are kept of {topic!r}: take one of {', '.join(sources)}")

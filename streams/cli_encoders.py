@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from streams.evaluation.labelled import Labelled
     from streams.settings import Settings
 
-encoders_app = typer.Typer(no_args_is_help=True, help="What the encoders are worth on your products.")
+encoders_app = typer.Typer(
+    no_args_is_help=True, help="What the encoders are worth on your products, and which version of them serves."
+)
 
 Folder = Annotated[Path, typer.Argument(help="A folder with a file of products and their pictures.")]
 Columns = Annotated[

@@ -34,6 +34,9 @@ def explain(
         bool,
         typer.Option("--check", help="Encode it again without each word, fact and place: does the vector move?"),
     ] = False,
+    encoder: Annotated[
+        Path | None, typer.Option(help="A version's folder, instead of the version that serves.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A heat map to write, FILE.png.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -51,7 +54,7 @@ def explain(
         content, missing = content_of(fields, settings, catalog.resolve().parent if catalog else None)
         if missing is not None:
             typer.echo(f"without its picture: {missing.reason}", err=True)
-        explained = explained_by(content, load_encoder(settings), score=score, check=check)
+        explained = explained_by(content, load_encoder(settings, encoder), score=score, check=check)
     except (NoSuchProduct, BadEvent, NothingToExplain, ArithmeticError) as error:
         raise Failure(str(error)) from error
     if out is not None:

@@ -113,6 +113,93 @@ def language(
         tell(train_language(its, folder, columns, out, rule))
 
 
+@train_app.command()
+def fuse(
+    folder: Folder,
+    out: Out,
+    columns: Columns = "",
+    version: Annotated[
+        Path | None,
+        typer.Option(help="Folder of `freshet train align` to begin with; without it heads are taught first."),
+    ] = None,
+    clicks: Annotated[Path | None, typer.Option(help="clicks.jsonl: what users clicked one after the other.")] = None,
+    clicks_weight: Annotated[float | None, typer.Option(min=0, help="Of the term of clicks.")] = None,
+    align_weight: Annotated[float | None, typer.Option(min=0, help="Of that of pictures with their words.")] = None,
+    category_weight: Annotated[float | None, typer.Option(min=0, help="Of that of the column type=.")] = None,
+    pull: Annotated[float | None, typer.Option(min=0, help="Toward the fusion that it begins with.")] = None,
+    epochs: Epochs = None,
+    batch: Batch = None,
+    learning_rate: Rate = None,
+    optimizer: Optimizer = None,
+    precision: Precision = "auto",
+    seed: Seed = 0,
+    device: Device = None,
+    run: RunFolder = None,
+    fresh: Fresh = False,
+    tensorboard: TensorBoard = False,
+    search: Search = None,
+    trials: Trials = 20,
+) -> None:
+    """Teach the fusion for recommendation: what is clicked one after the other, or is of one category, comes near.
+
+    The category is the column type= of --columns. Without clicks and categories the other terms teach alone.
+    """
+    from encoders.training.fuse import FuseRule
+    from streams.training.fusing import train_fuse
+    from streams.training.runs import Options
+    from streams.training.session import session
+
+    options = Options(
+        optimizer, learning_rate, batch, epochs, precision, seed,
+        is_fresh=fresh, tensorboard=tensorboard, search=search, trials=trials,
+    )  # fmt: skip
+    more = {"clicks": clicks_weight, "align": align_weight, "category": category_weight, "pull": pull}
+    with session(read_settings(), "fuse", options, device, run) as its:
+        tell(train_fuse(its, folder, columns, out, options.applied(FuseRule(), **more), version, clicks))
+
+
+@train_app.command()
+def transfer(
+    folder: Folder,
+    out: Out,
+    version: Annotated[Path, typer.Option(help="Folder of `freshet train` on another shop.")],
+    columns: Columns = "",
+    shots: Annotated[str, typer.Option(help="How many pairs a few are.")] = "1,4,16,64",
+    pull: Annotated[float | None, typer.Option(min=0, help="Toward the other shop's heads.")] = None,
+    epochs: Epochs = None,
+    batch: Batch = None,
+    learning_rate: Rate = None,
+    optimizer: Optimizer = None,
+    precision: Precision = "auto",
+    seed: Seed = 0,
+    device: Device = None,
+    run: RunFolder = None,
+    fresh: Fresh = False,
+    tensorboard: TensorBoard = False,
+) -> None:
+    """Carry what another shop taught over to this one, and tell what none, a few and all of its pairs give."""
+    from encoders.training.transfer import TransferRule
+    from streams.training.runs import Options
+    from streams.training.session import session
+    from streams.training.transferring import train_transfer
+
+    options = Options(optimizer, learning_rate, batch, epochs, precision, seed, is_fresh=fresh, tensorboard=tensorboard)
+    rule, counts = options.applied(TransferRule(), pull=pull), read_shots(shots)
+    with session(read_settings(), "transfer", options, device, run) as its:
+        tell(train_transfer(its, folder, columns, out, rule, version, counts))
+
+
+def read_shots(text: str) -> tuple[int, ...]:
+    """Whole numbers, rising, from 1,4,16. Raises BadParameter."""
+    try:
+        counts = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        counts = (0,)
+    if counts[0] < 1:
+        raise typer.BadParameter(f"--shots {text}: write whole numbers from 1 on, like 1,4,16,64")
+    return counts
+
+
 def tell(text: str) -> None:
     """Prints it; of several processes the first alone has something to tell."""
     if text:

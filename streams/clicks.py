@@ -24,6 +24,7 @@ from streams.parsing import parse_click, parse_key
 from streams.ranking import Ranked, lists_ranker
 from streams.replicas import Replica
 from streams.role import Assignment, Delivery, Message, Outcome, Role
+from streams.served_vectors import ServedVectors
 from streams.settings import Settings
 from streams.shelf import Shelf
 from streams.topics import TopicNames
@@ -69,7 +70,7 @@ class ClicksRole(Role[UserClick | None]):
         broker: Broker,
         users: UserStore,
         shelf: Shelf,
-        replica: Replica,
+        replica: Replica | ServedVectors,
     ) -> None:
         self.topics = (names.user_clicks,)
         self._settings = settings

@@ -237,7 +237,9 @@ def kept_once(groups: NDArray[np.int64], among: Rows, listed: Rows = NO_ROWS) ->
 
 def best_of_each(groups: NDArray[np.int64], rows: Rows, scores: NDArray[np.float32]) -> NDArray[np.intp]:
     """Places (K,) of those rows (N,) that are the best by score of their group, or ALONE; ties by lower row."""
-    if (groups[rows] == ALONE).all():
-        return np.arange(len(rows))
-    order = np.lexsort((rows, -scores))
-    return order[kept_once(groups, rows[order])]
+    kept = groups[rows] == ALONE
+    if not kept.all():
+        grouped = np.flatnonzero(~kept)
+        order = grouped[np.lexsort((rows[grouped], -scores[grouped]))]
+        kept[order[kept_once(groups, rows[order])]] = True
+    return np.flatnonzero(kept)

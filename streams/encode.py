@@ -6,7 +6,7 @@ it does so when it starts. While one batch is encoded, the pictures of the next 
 
 import asyncio
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from encoders.picture_hash import sign_picture
@@ -25,11 +25,13 @@ from streams.pictures import Picture, PictureLoader, PictureMissing
 from streams.role import Delivery, Message, Outcome, Role
 from streams.settings import Settings
 from streams.topics import TopicNames
+from streams.turns import Turns
 
 Event = EncodeRequest | Gone
 Pictures = Mapping[str, tuple[Picture, ...] | PictureMissing | None]
 """By product id; None: the product links to no picture."""
 
+FILLING_BATCHES = 4  # of a version that is filled, for one of the version that serves
 NO_LINKS = "the product has no image_links: add one"
 NO_WORDS = "title, description, brand, category and attributes have no words: add some"
 
@@ -40,11 +42,22 @@ class EncodeRole(Role[Event]):
     name = "encode"
     prepares = True
 
-    def __init__(self, settings: Settings, names: TopicNames) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        names: TopicNames,
+        open_encoder: Callable[[], ProductEncoder] | None = None,
+        turns: Turns | None = None,
+        serves: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """open_encoder: None: the untrained encoders of the settings. serves: whether their vectors are waited for."""
         self.topics = (names.encode_requests,)
         self.batch_max = settings.encode_batch
         self._vectors_topic = names.product_vectors
         self._settings = settings
+        self._open = open_encoder or self._open_untrained
+        self._turns = turns or Turns()
+        self._serves = serves
         self._encoder: ProductEncoder | None = None
         self._loader: PictureLoader | None = None
         self._pictures_missing = 0
@@ -52,13 +65,7 @@ class EncodeRole(Role[Event]):
     async def start(self) -> None:
         """The models are loaded. Raises UnknownSource if their weights cannot be had."""
         settings = self._settings
-        self._encoder = await asyncio.to_thread(
-            ProductEncoder,
-            Version(settings.image_encoder, settings.text_encoder),
-            settings.device,
-            settings.encode_threads,
-            pickled_weights=settings.pickled_weights,
-        )
+        self._encoder = await asyncio.to_thread(self._open)
         self._loader = PictureLoader(
             pictures_root=settings.pictures_root,
             pictures_allow_private=settings.pictures_allow_private,
@@ -67,6 +74,11 @@ class EncodeRole(Role[Event]):
             picture_timeout_s=settings.picture_timeout_s,
             pictures_per_product=settings.pictures_per_product,
         )
+
+    def _open_untrained(self) -> ProductEncoder:
+        s = self._settings
+        version = Version(s.image_encoder, s.text_encoder)
+        return ProductEncoder(version, s.device, s.encode_threads, pickled_weights=s.pickled_weights)
 
     async def stop(self) -> None:
         if self._loader is not None:
@@ -81,6 +93,7 @@ class EncodeRole(Role[Event]):
     async def prepare(self, batch: Sequence[Delivery[Event]]) -> Pictures:
         """The pictures of the batch, fetched and decoded side by side."""
         assert self._loader is not None, "start() comes first"
+        self.batch_max = self._settings.encode_batch if self._serves() else self._fewer()
         requests = [event for event in newest(batch) if isinstance(event, EncodeRequest)]
         pictures = await self._loader.load_pictures([request.image_links for request in requests])
         return dict(zip((request.product_id for request in requests), pictures, strict=True))
@@ -89,7 +102,8 @@ class EncodeRole(Role[Event]):
         """The vectors of each product, or null where it is gone."""
         events = newest(batch)
         requests = [event for event in events if isinstance(event, EncodeRequest)]
-        encoded = self._encode([_content(request, prepared[request.product_id]) for request in requests])
+        with self._turns.take(first=self._serves()):
+            encoded = self._encode([_content(request, prepared[request.product_id]) for request in requests])
         publish = [self._gone(event) for event in events if isinstance(event, Gone)]
         for request, product in zip(requests, encoded, strict=True):
             publish.append(self._vectors(request, product, prepared[request.product_id]))
@@ -99,6 +113,10 @@ class EncodeRole(Role[Event]):
     def details(self) -> dict[str, float | int | str]:
         known = {"device": self._encoder.device, "fingerprint": self._encoder.fingerprint} if self._encoder else {}
         return {**known, "pictures_missing": self._pictures_missing}
+
+    def _fewer(self) -> int:
+        """Products of a batch that nobody waits for: a new product waits at most until they are encoded."""
+        return max(1, self._settings.encode_batch // FILLING_BATCHES)
 
     def _encode(self, contents: list[ProductContent]) -> list[EncodedProduct]:
         assert self._encoder is not None, "start() comes first"

@@ -333,9 +333,6 @@ class WorkerStatus(Contract):
     details: dict[str, float | int | str]
 
 
-# --- vectors on the wire -----------------------------------------------------------------------------------------
-
-
 def pack_vector(vector: NDArray[np.float32]) -> str:
     """base64 of little-endian float32, rows one after the other."""
     return base64.b64encode(np.ascontiguousarray(vector, dtype="<f4").tobytes()).decode("ascii")

@@ -8,7 +8,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from streams.broker import Broker, BrokerUnavailable
-from streams.learning import Record
+from streams.examples import Record
 
 READ_WAIT_MS = 200
 PEEKS = 5  # of READ_WAIT_MS at most: a broker lets a fetch that finds nothing wait for half a second

@@ -19,6 +19,22 @@ PAGES = 256  # of a source: positions further back than about a million count as
 WAITING_MAX = 100_000
 
 
+class TopicIds(NamedTuple):
+    """The broker's ids of the topics that a checkpoint refers to: one that was made again starts from 0."""
+
+    training_examples: str
+    user_clicks: str
+    product_index: str
+
+
+class Record(NamedTuple):
+    """A record of training-examples."""
+
+    partition: int
+    offset: int
+    value: bytes | None
+
+
 class Example(NamedTuple):
     """One click with the history before it, newest first."""
 

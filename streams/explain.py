@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product as every
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from encoders.image import Pixels
 from encoders.product import ProductContent, ProductEncoder
 from encoders.product_tokens import ProductTokens
 from encoders.sequences import SequenceFusion, padded
-from encoders.version import Version
+from encoders.version import Version, read_version
 from encoders.weights import ATTRIBUTES_RECIPE
 from streams.settings import Settings
 
@@ -99,9 +100,9 @@ class Explanation:
         return {"text": float(sum(words)), "attributes": float(sum(facts))}
 
 
-def load_encoder(settings: Settings) -> ProductEncoder:
-    """The encoder that serves. Raises UnknownSource, UnknownDevice."""
-    version = Version(settings.image_encoder, settings.text_encoder)
+def load_encoder(settings: Settings, folder: Path | None = None) -> ProductEncoder:
+    """The version in the folder, or the one that serves. Raises UnknownSource, UnknownDevice, UnusableVersion."""
+    version = Version(settings.image_encoder, settings.text_encoder) if folder is None else read_version(folder)
     threads, pickled = settings.encode_threads, settings.pickled_weights
     return ProductEncoder(version, settings.device, threads, pickled_weights=pickled)
 

@@ -44,6 +44,7 @@ class Changes(NamedTuple):
     content_map: ContentMap | None  # None: as it was published
     examples: int  # learned until then
     newest_example_at: float  # s since 1970, when the newest of them was learned
+    encoder: str | None = None  # fingerprint of the version whose vectors the map and the stage's lift are of
 
     def is_empty(self) -> bool:
         return not (self.product_ids or self.neighbours or self.gone or self.weights or self.stage or self.content_map)
@@ -62,9 +63,10 @@ def factor_records(changes: Changes, names: TopicNames, epoch: int, sequence: in
     """Messages for item-factors, item-neighbours and model-weights, as streams.events has them, the weights last."""
     topics = (names.item_factors, names.item_neighbours)
     messages = [Outgoing(topic, product_id.encode(), None) for topic in topics for product_id in changes.gone]
-    version = {"epoch": epoch, "sequence": sequence}
+    version: dict[str, Any] = {"epoch": epoch, "sequence": sequence}
+    of = {"encoder": changes.encoder} if changes.encoder else {}
     if changes.content_map is not None:
-        messages.append(_map_record(changes.content_map, names, version))
+        messages.append(_map_record(changes.content_map, names, version | of))
     for row, product_id in enumerate(changes.product_ids):
         value = {
             "product_id": product_id,
@@ -81,7 +83,7 @@ def factor_records(changes: Changes, names: TopicNames, epoch: int, sequence: in
         messages.append(Outgoing(names.item_factors, product_id.encode(), orjson.dumps(value)))
     messages += [_neighbours_record(row, names, version) for row in changes.neighbours]
     if changes.stage is not None:
-        messages.append(_stage_record(changes.stage, changes.examples, names, version))
+        messages.append(_stage_record(changes.stage, changes.examples, names, version | of))
     if changes.weights is not None:
         messages.append(_weights_record(changes.weights, changes, names, epoch, sequence))
     return messages
@@ -104,7 +106,7 @@ def _weights_record(weights: Weights, changes: Changes, names: TopicNames, epoch
     return Outgoing(names.model_weights, WEIGHTS_KEY.encode(), orjson.dumps(value))
 
 
-def _neighbours_record(row: NeighbourIds, names: TopicNames, version: dict[str, int]) -> Outgoing:
+def _neighbours_record(row: NeighbourIds, names: TopicNames, version: dict[str, Any]) -> Outgoing:
     tables = {
         name: {"product_ids": product_ids, "shares": pack_vector(shares)}
         for name, (product_ids, shares) in (("after", row.after), ("together", row.together))
@@ -113,13 +115,13 @@ def _neighbours_record(row: NeighbourIds, names: TopicNames, version: dict[str, 
     return Outgoing(names.item_neighbours, row.product_id.encode(), orjson.dumps(value))
 
 
-def _map_record(content_map: ContentMap, names: TopicNames, version: dict[str, int]) -> Outgoing:
+def _map_record(content_map: ContentMap, names: TopicNames, version: dict[str, Any]) -> Outgoing:
     arrays = {"mean": pack_vector(content_map.mean), "axes": pack_vector(content_map.axes)}
     value = {"name": MAP_KEY, **version, **arrays, "products": content_map.products}
     return Outgoing(names.model_weights, MAP_KEY.encode(), orjson.dumps(value))
 
 
-def _stage_record(stage: LearnedStage, now: int, names: TopicNames, version: dict[str, int]) -> Outgoing:
+def _stage_record(stage: LearnedStage, now: int, names: TopicNames, version: dict[str, Any]) -> Outgoing:
     parts: dict[str, Any] = {
         "lift": {name: pack_vector(array) for name, array in stage.lift._asdict().items()},
         "reranker": {name: pack_vector(array) for name, array in stage.reranker._asdict().items()},

@@ -17,7 +17,7 @@ from kafka.errors import KafkaError
 
 from encoders.weights import fingerprint_of
 from streams.broker import Broker, BrokerUnavailable
-from streams.events import WorkerStatus
+from streams.events import EncoderVersion, WorkerStatus
 from streams.parsing import parse
 from streams.settings import Settings, load_settings
 from streams.topics import TopicNames, topic_names
@@ -42,17 +42,21 @@ class Backlog(NamedTuple):
 
 
 def group_id(settings: Settings, role: str) -> str:
-    """The name of a role's consumer group."""
+    """The name of a role's consumer group; behind the role stands, where it has several, the version's `group`."""
     prefix = f"{settings.namespace}." if settings.namespace else ""
     return f"{prefix}freshet-{role}"
 
 
-def topics_of_groups(names: TopicNames) -> dict[str, tuple[str, ...]]:
-    """What each role that is a consumer group reads."""
+def topics_of_groups(names: TopicNames, group: str = "") -> dict[str, tuple[str, ...]]:
+    """What each consumer group reads, by its role, behind which may stand what the group is for.
+
+    group  as EncoderVersion has it, of the version whose vectors are on names.product_vectors
+    """
     return {
-        "catalog": (names.catalog_updates, names.product_vectors),
-        "encode": (names.encode_requests,),
-        "index": (names.product_index, names.product_vectors, names.user_embeddings),
+        "catalog": (names.catalog_updates,),
+        f"catalog-notes{group}": (names.product_vectors,),
+        f"encode{group}": (names.encode_requests,),
+        f"index{group}": (names.product_index, names.product_vectors, names.user_embeddings),
         "clicks": (names.user_clicks,),
     }
 
@@ -60,9 +64,10 @@ def topics_of_groups(names: TopicNames) -> dict[str, tuple[str, ...]]:
 class Backlogs:
     """The backlog of every group, asked of the broker when somebody wants to know."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Nothing is asked yet."""
+    def __init__(self, settings: Settings, serving: Callable[[], EncoderVersion | None] = lambda: None) -> None:
+        """Nothing is asked yet. serving: the version of the encoders that serves; None: that of the settings."""
         self._settings = settings
+        self._serving = serving
         self._broker = Broker(settings)
         self._lock = Lock()
         self._asked: Future[dict[str, Backlog]] | None = None
@@ -84,14 +89,20 @@ class Backlogs:
     def measure(self) -> dict[str, Backlog]:
         """As it is now. Raises BrokerUnavailable."""
         settings = self._settings
-        names = topic_names(settings, fingerprint_of(settings.image_encoder, settings.text_encoder))
-        topics = topics_of_groups(names)
+        serving = self._serving()
+        fingerprint = serving.fingerprint if serving else fingerprint_of(settings.image_encoder, settings.text_encoder)
+        topics = topics_of_groups(topic_names(settings, fingerprint), serving.group if serving else "")
+        groups = {name: group_id(settings, name) for name in topics}
         try:
             with self._broker.admin() as admin:
-                committed = admin.list_group_offsets([group_id(settings, role) for role in topics])
+                committed = admin.list_group_offsets(list(groups.values()))
             consumer = self._broker.sync_consumer(max_partition_fetch_bytes=FETCH_BYTES)
             try:
-                return {r: self._backlog(consumer, topics[r], committed[group_id(settings, r)]) for r in topics}
+                found: dict[str, Backlog] = {}
+                for name, group in groups.items():
+                    role = name.partition("-")[0]
+                    found[role] = _both(found.get(role), self._backlog(consumer, topics[name], committed[group]))
+                return found
             finally:
                 consumer.close()
         except KafkaError as error:
@@ -127,6 +138,13 @@ class Backlogs:
             ends |= {place: end for place in behind if (end := consumer.highwater(place)) is not None}
         lag = sum(max(0, ends.get(place, 0) - starts[place]) for place in behind)
         return Backlog(lag, min(oldest.values(), default=None))
+
+
+def _both(one: Backlog | None, other: Backlog) -> Backlog:
+    if one is None:
+        return other
+    oldest = [backlog.oldest_at for backlog in (one, other) if backlog.oldest_at is not None]
+    return Backlog(one.lag + other.lag, min(oldest, default=None))
 
 
 def _told(ask: Callable[..., dict[Any, int]], places: Sequence[Any]) -> dict[Any, int]:

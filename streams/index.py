@@ -1,11 +1,13 @@
 """Keeps the vector store equal to product-index, product-vectors and user-embeddings; the store's only writer.
 
 Offers and vectors of a product come in any order and never wait for each other. Every write carries its revision, so a
-batch that is run again, or a record written late, changes nothing. Users leave when they were active for the last time
-too long ago; who was forgotten leaves at once.
+batch that is run again, or a record written late, changes nothing. There is one such role for each version of the
+encoders, each with a collection of its own; one of them keeps the users too. Users leave when they were active for the
+last time too long ago; who was forgotten leaves at once.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from store.user_vectors import ForgottenUser, UserPoint
 from store.vectors import VECTOR_NAMES, OfferPoint, VectorPoint, VectorStore
 from streams.events import (
     BadEvent,
+    EncoderVersion,
     Offer,
     ProductVectors,
     UserEmbedding,
@@ -24,6 +27,9 @@ from streams.parsing import parse, parse_gone
 from streams.role import Delivery, Message, Outcome, Role
 from streams.settings import Settings
 from streams.topics import TopicNames
+from streams.versions import serving_of
+
+log = logging.getLogger(__name__)
 
 PAYLOAD = frozenset(Offer.model_fields)
 PURGE_EVERY_S = 600.0
@@ -66,9 +72,14 @@ class IndexRole(Role[Event]):
         fingerprint: str,
         widths: Mapping[str, int],
         factors: int,
+        *,
+        with_users: bool = True,
     ) -> None:
-        """factors: F, of the users' embeddings that are kept."""
-        self.topics = (names.product_index, names.product_vectors, names.user_embeddings)
+        """factors: F, of the users' embeddings that are kept; with_users: by this one, not by another version's."""
+        self.topics = (names.product_index, names.product_vectors)
+        if with_users:
+            self.topics = (*self.topics, names.user_embeddings)
+        self._with_users = with_users
         self._names = names
         self._active_s = settings.active_s
         self._factors = factors
@@ -115,7 +126,7 @@ class IndexRole(Role[Event]):
 
     def tick(self) -> Outcome:
         """Users who were not active for too long leave, and so do marks of those who were forgotten."""
-        return Outcome(commit=lambda: self._vectors.purge_users(time.time()))
+        return Outcome(commit=lambda: self._vectors.purge_users(time.time())) if self._with_users else Outcome()
 
     def details(self) -> dict[str, float | int | str]:
         return {"fingerprint": self._fingerprint, "embeddings_of_other_factors": self._other_factors}
@@ -129,12 +140,12 @@ class IndexRole(Role[Event]):
 
     def _write_products(self, offers: Sequence[OfferEvent], vectors: Sequence[VectorEvent]) -> None:
         """Removes come first: a removed product takes its vectors along, but not those of its return."""
-        store = self._vectors
-        store.remove([(event.product_id, event.revision) for event in offers if isinstance(event, NoOffer)])
-        store.put_offers([event for event in offers if isinstance(event, OfferPoint)])
-        store.put_vectors([event for event in vectors if isinstance(event, VectorPoint)])
+        store, own = self._vectors, self._fingerprint
+        store.remove([(event.product_id, event.revision) for event in offers if isinstance(event, NoOffer)], own)
+        store.put_offers([event for event in offers if isinstance(event, OfferPoint)], own)
+        store.put_vectors([event for event in vectors if isinstance(event, VectorPoint)], own)
         gone = [(event.product_id, event.content_revision) for event in vectors if isinstance(event, NoVectors)]
-        store.remove_vectors(gone)
+        store.remove_vectors(gone, own)
 
     def _parse_user(self, message: Message) -> UserEvent:
         if message.value is None:
@@ -153,6 +164,26 @@ class IndexRole(Role[Event]):
             if vector.size != (width := self._widths[name]):
                 raise BadEvent(f"the {name} vector has {vector.size} values, {width} are needed: encode it again")
         return VectorPoint(record.product_id, record.content_revision, vectors)
+
+
+def align(store: VectorStore, versions: Sequence[EncoderVersion]) -> bool:
+    """Readers see the version that serves, and what was removed is gone; False if it is to be tried again.
+
+    A command that switches moves the alias itself: this is for one that died before it could.
+    """
+    serving = serving_of(list(versions))
+    if serving is None or serving.state != "serving":  # of a switch, one of the two records has come
+        return False
+    try:
+        if store.serving() != serving.fingerprint:
+            store.switch(serving.fingerprint)
+        for version in versions:
+            if version.state == "removed":
+                store.drop(version.fingerprint)
+    except ValueError as not_yet:
+        log.info("vectors are not aligned yet reason=%s", not_yet)
+        return False
+    return True
 
 
 def _parse_offer(message: Message) -> OfferEvent:

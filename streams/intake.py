@@ -106,6 +106,7 @@ class Intake:
                     await ahead.join()
 
         task = asyncio.ensure_future(prepare_ahead())
+        following: asyncio.Future[tuple[Batch, Any]] = asyncio.get_running_loop().create_future()
         try:
             while True:
                 following = asyncio.ensure_future(ahead.get())
@@ -116,6 +117,7 @@ class Intake:
                 ahead.task_done()
         finally:
             task.cancel()
+            following.cancel()
 
     async def _take(self) -> Batch:
         """Whatever waits, at most batch_max, without lingering; a suspect of the last crash comes alone."""

@@ -11,7 +11,8 @@ So no two workers of a home share a name: they would take each other's partition
 import fcntl
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import orjson
@@ -80,6 +81,16 @@ class Journal:
         """The process ends in good order: what it had in hand is not to blame."""
         self.release(set(self._in_hand))
         os.close(self._file)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """It is closed at the end; if the role ends badly, what it had in hand is suspect to whoever opens it next."""
+        try:
+            yield
+        except BaseException:
+            os.close(self._file)
+            raise
+        self.close()
 
     def _write(self) -> None:
         state = {"in_hand": list(self._in_hand), "crashes": list(self.crashes.items())}

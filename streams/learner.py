@@ -22,14 +22,16 @@ from streams.assortment import Assortment
 from streams.broker import Broker, BrokerUnavailable, Publisher
 from streams.compiling import compile_learning
 from streams.example_reader import ExampleReader, TopicChanged
+from streams.examples import Record, TopicIds
 from streams.factors import factor_records
 from streams.held_lease import HeldLease
-from streams.learning import Learning, Record, TopicIds
+from streams.learning import Learning
 from streams.pace import Pace
-from streams.replicas import Replica
+from streams.served_vectors import ServedVectors
 from streams.settings import Settings
 from streams.standing import Result, Standing, Stopped
 from streams.topics import TopicNames
+from streams.versions import Versions
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +59,8 @@ class Learner:
         folder = settings.home / settings.namespace / "checkpoints"
         self.checkpoints = CheckpointStore(engine, settings.checkpoints_url or str(folder.absolute()))
         self._assortment = Assortment()
-        puts = {names.product_index: self._assortment.put_offer, names.product_vectors: self._assortment.put_vectors}
-        self._replica = Replica(broker, puts, self._assortment.lock)
+        puts = {names.product_index: self._assortment.put_offer}
+        self._replica = ServedVectors(broker, settings, names, Versions(), self._assortment, puts)
         self._reader = ExampleReader(broker, names.training_examples)
         self._standing = Standing("learner", retry_max_s=settings.retry_max_s)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")

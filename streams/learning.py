@@ -7,11 +7,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.content_lift import ContentMap
 from encoders.next_click import ABSENT, Floats, Rows
 from encoders.next_click_step import Rule
 from encoders.next_click_training import DEFAULT_RULE, FactorsDiverged, NextClickModel
@@ -20,7 +21,16 @@ from encoders.second_stage import SecondStage
 from streams.assortment import Assortment
 from streams.contents import place_contents
 from streams.events import BadEvent
-from streams.examples import Example, SeenPositions, Waiting, pack_examples, parse_example, unpack_examples
+from streams.examples import (
+    Example,
+    Record,
+    SeenPositions,
+    TopicIds,
+    Waiting,
+    pack_examples,
+    parse_example,
+    unpack_examples,
+)
 from streams.factors import Changes, NeighbourIds
 from streams.newcomers import Newcomers
 
@@ -30,22 +40,6 @@ REFIT_EXAMPLES = 1_000  # learned between two fits of the cold start
 REFIT_BEHIND_EXAMPLES = 10_000  # while the learner is far behind
 FRESH_MAX = 5_000  # new products published in one turn
 MODEL, STAGE = "model_", "stage_"  # before the names of their arrays in a checkpoint
-
-
-class TopicIds(NamedTuple):
-    """The broker's ids of the topics that a checkpoint refers to: one that was made again starts from 0."""
-
-    training_examples: str
-    user_clicks: str
-    product_index: str
-
-
-class Record(NamedTuple):
-    """A record of training-examples."""
-
-    partition: int
-    offset: int
-    value: bytes | None
 
 
 class Learning:
@@ -82,8 +76,9 @@ class Learning:
         self._gone: set[str] = set()  # products whose null is not confirmed yet
         self._event_weights = event_weights or {}
         self._weights_published = -1  # examples in the weights that were published last
-        self._map_published = 0  # products that the published content map was fitted on
-        self._newcomers = Newcomers(assortment)
+        self._map_published: ContentMap | None = None
+        self.encoder, self._vectors = assortment.current()
+        self._newcomers = Newcomers(self._vectors)
         offers = assortment.take_all()
         if checkpoint is not None:
             offers |= self._restore(*checkpoint)
@@ -91,7 +86,7 @@ class Learning:
         self._newcomers.fit(self.model, self.rows)
         self._reconcile(offers)
         # A vector may have come or gone while nobody learned.
-        place_contents(self.stage, self.rows, assortment.vectors, self.rows)
+        place_contents(self.stage, self.rows, self._vectors, self.rows)
 
     @property
     def lag(self) -> int:
@@ -101,7 +96,9 @@ class Learning:
     # --- what comes ----------------------------------------------------------------------------------------------
 
     def follow_assortment(self) -> None:
-        """New products have rows, and what waited for them is ready; deleted ones have left."""
+        """New products have rows, and what waited for them is ready; deleted ones have left; another version serves."""
+        if (current := self._assortment.current())[1] is not self._vectors:
+            self._use_vectors(*current)
         offers, vectors = self._assortment.take_changes()
         if offers or vectors:
             self._reconcile(offers, vectors)
@@ -193,11 +190,20 @@ class Learning:
                 self._gone.discard(product_id)
                 added.append(product_id)
         self.stage.grow(self.model.products)
-        place_contents(self.stage, self.rows, self._assortment.vectors, sorted({*added, *vectors}))
+        place_contents(self.stage, self.rows, self._vectors, sorted({*added, *vectors}))
         placed = self._newcomers.place(self.model, self.rows, sorted({*added, *vectors}))
         self.ready += self.waiting.release(added)
         self._fresh |= dict.fromkeys([*added, *placed])
         self.version += len(added) + len(placed)
+
+    def _use_vectors(self, encoder: str | None, vectors: dict[str, Floats]) -> None:
+        """What was learned of clicks stays; what was fitted on the vectors before is fitted on these."""
+        self.encoder, self._vectors, self._newcomers = encoder, vectors, Newcomers(vectors)
+        self.stage.forget_contents()
+        place_contents(self.stage, self.rows, vectors, self.rows)
+        self._newcomers.fit(self.model, self.rows)
+        self._fresh |= dict.fromkeys(self._newcomers.place(self.model, self.rows, self.rows))
+        self.version += 1
 
     def _remove(self, product_id: str) -> None:
         """It has no row, and its factors are to be withdrawn, whoever published them."""
@@ -241,11 +247,14 @@ class Learning:
             gone=sorted(self._gone),
             weights=self.model.weights() if is_learned else None,
             stage=self.stage.learned() if is_learned else None,
-            content_map=content_map if content_map and content_map.products != self._map_published else None,
+            content_map=content_map if content_map and content_map is not self._map_published else None,
             examples=self.model.examples,
             newest_example_at=self.newest_example_at,
+            encoder=self.encoder,
         )
-        self._require_finite(changes)
+        if not changes.is_finite():
+            self.diverged = True
+            raise FactorsDiverged("a row that is to be published is not finite: restore the last checkpoint")
         self.model.mark_published(rows)
         self.stage.changed[beside] = 0.0
         for product_id in changes.product_ids:
@@ -253,7 +262,7 @@ class Learning:
         if changes.weights is not None:
             self._weights_published = changes.examples
         if changes.content_map is not None:
-            self._map_published = changes.content_map.products
+            self._map_published = changes.content_map
         self.rows_to_publish = len(set(changed) - set(rows.tolist()))
         return changes
 
@@ -272,11 +281,6 @@ class Learning:
         if changes.gone:
             self._gone -= set(changes.gone)
             self.version += 1
-
-    def _require_finite(self, changes: Changes) -> None:
-        if not changes.is_finite():
-            self.diverged = True
-            raise FactorsDiverged("a row that is to be published is not finite: restore the last checkpoint")
 
     def details(self) -> dict[str, int]:
         """Facts for the status."""
@@ -311,6 +315,7 @@ class Learning:
             "seen_pages": seen_pages,
             "waiting_ids": waiting_ids,
             "newest_example_at": self.newest_example_at,
+            "encoder": self.encoder,
         }
         return model | seen | waiting, meta
 
@@ -321,6 +326,8 @@ class Learning:
             self.stage = SecondStage.from_state(stage)
         else:  # a checkpoint from before there was a second stage
             self.stage.grow(self.model.products)
+        if (before := meta.get("encoder")) is not None and before != self.encoder:
+            self.stage.forget_contents()
         self.stage.withdraw(np.flatnonzero(~self.model.known))
         self.rows = dict(meta["products"])
         self.seen = SeenPositions.from_state(arrays, meta["seen_pages"])
@@ -329,13 +336,13 @@ class Learning:
         for example in unpack_examples(arrays, meta["waiting_ids"]):
             self.waiting.add(example)
         self.ready += self.waiting.release(self.rows)
-        before = TopicIds(**meta["topic_ids"])
-        if before.training_examples == self.topic_ids.training_examples:
+        topics = TopicIds(**meta["topic_ids"])
+        if topics.training_examples == self.topic_ids.training_examples:
             self.positions = {int(partition): offset for partition, offset in meta["positions"].items()}
         else:
             self.seen.keep_only(self.topic_ids.user_clicks)
         # In an index that was made again the products come back one by one: absence says nothing yet.
-        return set(self.rows) if before.product_index == self.topic_ids.product_index else set()
+        return set(self.rows) if topics.product_index == self.topic_ids.product_index else set()
 
 
 def _named(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:

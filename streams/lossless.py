@@ -61,9 +61,9 @@ class LosslessConsumer(Generic[Event]):
         self._publisher = publisher
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=role.name)
         journals = settings.home / settings.namespace / "journals"
-        self._journal = Journal(journals / f"{settings.worker_id}-{role.name}.json")
+        self._journal = Journal(journals / f"{settings.worker_id}-{role.name}{role.group}.json")
         self._group = make_group(
-            settings, broker, role=role.name, topics=role.topics, agent=self._consume, urgent=role.urgent
+            settings, broker, role=role.name + role.group, topics=role.topics, agent=self._consume, urgent=role.urgent
         )
         self._group.on_partitions_assigned.connect(self._on_assigned, weak=False)
         self._group.on_partitions_revoked.connect(self._on_revoked, weak=False)
@@ -80,27 +80,27 @@ class LosslessConsumer(Generic[Event]):
 
     async def run(self) -> None:
         """Consume until `stop` is called. Raises whatever ended the role unexpectedly, before any acknowledgement."""
-        self._failure = asyncio.get_running_loop().create_future()
-        self._idle.set()
-        stopped: asyncio.Future[Any] = asyncio.ensure_future(self._standing.until_stopped())
-        try:
-            await self._standing.until_available(self.role.start, "starts")
-            await self._intake.look_up_topics()
-            await self._group.start()
-            self._standing.run()
-            while not (stopped.done() or self._failure.done() or self._group.crashed):
-                # Faust's own threads say that they crashed without waking this loop: so it looks once a second.
-                await asyncio.wait({stopped, self._failure}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
-        except (Abandoned, Stopped):
-            log.info("stopped before it had started role=%s", self.role.name)
-        finally:
-            stopped.cancel()
-            await self._shut_down()
-        if self._failure.done():
-            self._failure.result()
-        if self._group.crashed:
-            raise GroupCrashed(f"Faust gave up: {self._group.crash_reason!r}")
-        self._journal.close()
+        with self._journal.at_work():
+            self._failure = asyncio.get_running_loop().create_future()
+            self._idle.set()
+            stopped: asyncio.Future[Any] = asyncio.ensure_future(self._standing.until_stopped())
+            try:
+                await self._standing.until_available(self.role.start, "starts")
+                await self._intake.look_up_topics()
+                await self._group.start()
+                self._standing.run()
+                while not (stopped.done() or self._failure.done() or self._group.crashed):
+                    # Faust's own threads say that they crashed without waking this loop: so it looks once a second.
+                    await asyncio.wait({stopped, self._failure}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+            except (Abandoned, Stopped):
+                log.info("stopped before it had started role=%s", self.role.name)
+            finally:
+                stopped.cancel()
+                await self._shut_down()
+            if self._failure.done():
+                self._failure.result()
+            if self._group.crashed:
+                raise GroupCrashed(f"Faust gave up: {self._group.crash_reason!r}")
 
     def stop(self) -> None:
         """Take no more events; `run` returns when the batch in hand is done, or abandoned after shutdown_s."""

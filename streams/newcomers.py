@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from encoders.cold_start import MIN_CLICKS, ColdStart, fit
+from encoders.next_click import Floats
 from encoders.next_click_training import NextClickModel
-from streams.assortment import Assortment
 
 FIT_PRODUCTS_MAX = 20_000  # that the cold start is fitted on: the PCA of more takes longer than a second
 
@@ -14,8 +14,9 @@ FIT_PRODUCTS_MAX = 20_000  # that the cold start is fitted on: the PCA of more t
 class Newcomers:
     """Fits the cold start on the learned rows, and places unclicked ones by it."""
 
-    def __init__(self, assortment: Assortment) -> None:
-        self._vectors = assortment.vectors
+    def __init__(self, vectors: Mapping[str, Floats]) -> None:
+        """vectors: (W,) fused, by product id, all of one version of the encoders."""
+        self._vectors = vectors
         self._cold_start: ColdStart | None = None
 
     def fit(self, model: NextClickModel, rows: Mapping[str, int]) -> None:

@@ -60,6 +60,7 @@ class Role(Generic[Event]):
 
     name: str
     topics: tuple[str, ...]
+    group: str = ""  # how the names of its consumer group and journal end, where a role has several
     batch_max: int | None = None  # None: as the settings say
     prepares: bool = False  # True: `prepare` runs on the next batch while `compute` runs on this one
     urgent: bool = False  # True: somebody waits for the answer to each event

@@ -1,30 +1,40 @@
 """Builds the roles of a process from their names, with the stores and replicas that they share."""
 
+import asyncio
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from sqlalchemy import Engine
 
 from encoders.next_click import FACTORS
-from encoders.weights import fingerprint_of, widths_of
+from encoders.product import ProductEncoder
+from encoders.version import UnusableVersion
+from encoders.weights import UnknownSource, fingerprint_of, widths_of
 from store.database import open_database
+from store.encoders import EncoderRow, EncoderStore
 from store.history import History
 from store.products import ProductStore
 from store.users import UserStore
 from store.vectors import VectorStore, open_vectors
 from streams.broker import Broker, Publisher
+from streams.events import EncoderVersion
 from streams.listed_twice import ListedTwice
 from streams.look_alikes import LookAlikes
 from streams.lossless import LosslessConsumer
+from streams.per_version import PerVersion, Wanted
 from streams.ranking import lists_ranker
 from streams.replicas import Replica, shelf_topics
 from streams.role import Role
+from streams.served_vectors import ServedVectors
 from streams.settings import Settings
 from streams.shelf import Neighbour, Neighbourhood, Shelf
 from streams.topics import TopicNames, topic_names
+from streams.turns import Turns
+from streams.version_files import open_version
+from streams.versions import Versions, encoding, filled, version_of
 from streams.worker import Runnable, run_worker
 
 
@@ -42,11 +52,77 @@ class Parts:
 
     @cached_property
     def fingerprint(self) -> str:
+        """Of the untrained encoders of the settings."""
         return fingerprint_of(self.settings.image_encoder, self.settings.text_encoder)
 
     @cached_property
     def names(self) -> TopicNames:
         return topic_names(self.settings, self.fingerprint)
+
+    @cached_property
+    def encoders(self) -> EncoderStore:
+        return EncoderStore(self.products.engine)
+
+    @cached_property
+    def versions(self) -> Versions:
+        return Versions()
+
+    @cached_property
+    def version_reader(self) -> Replica:
+        """The one reader that fills `versions`."""
+        return Replica(self.broker, {self.names.encoders: self.versions.put}, self.versions.lock)
+
+    @cached_property
+    def turns(self) -> Turns:
+        """With the models of all versions."""
+        return Turns()
+
+    async def told_versions(self) -> list[EncoderVersion]:
+        """Every version that the catalogue has told of. Raises BrokerUnavailable, ReplicaEnded."""
+        await self.version_reader.start()
+        self.version_reader.check()
+        return self.versions.all()
+
+    async def stored_versions(self) -> list[EncoderVersion]:
+        """Every version in SQL; that of the settings is among them. Raises StoreUnavailable, UnknownSource."""
+
+        def read() -> list[EncoderVersion]:
+            rows = self.encoders.all()
+            if not any(row.fingerprint == self.fingerprint and row.state != "removed" for row in rows):
+                self.encoders.add_untrained(self._untrained())
+                rows = self.encoders.all()
+            return [version_of(row) for row in rows]
+
+        return await asyncio.to_thread(read)
+
+    def _untrained(self) -> EncoderRow:
+        sources = {"image": self.settings.image_encoder, "text": self.settings.text_encoder}
+        return EncoderRow(self.fingerprint, sources, widths_of(*sources.values()))
+
+    def open_encoder(self, version: EncoderVersion) -> ProductEncoder:
+        """The models of a version, on the device of the settings.
+
+        Raises UnusableVersion, UnknownSource, UnknownDevice, StoreUnavailable.
+        """
+        s, made = self.settings, open_version(self.settings, version)
+        return ProductEncoder(made, s.device, s.encode_threads, pickled_weights=s.pickled_weights)
+
+    def open_by_fingerprint(self, fingerprint: str) -> ProductEncoder:
+        """The same of a version that was told of, or of the settings. Raises UnknownSource for any other, too."""
+        told = [version for version in self.versions.all() if version.fingerprint == fingerprint]
+        if not told and fingerprint == self.fingerprint:
+            told = [version_of(self._untrained())]
+        try:
+            if told:
+                return self.open_encoder(told[0])
+        except UnusableVersion as error:
+            raise UnknownSource(str(error)) from error
+        raise UnknownSource(f"nothing is known of the encoders {fingerprint}: is the catalog role up?")
+
+    def serves(self, fingerprint: str) -> bool:
+        """True for the version that serves, as far as was told."""
+        serving = self.versions.serving
+        return serving is not None and serving.fingerprint == fingerprint
 
     @cached_property
     def products(self) -> ProductStore:
@@ -67,9 +143,15 @@ class Parts:
         return Shelf()
 
     @cached_property
-    def replica(self) -> Replica:
+    def replica(self) -> ServedVectors:
         """The one reader that fills the shelf."""
-        return Replica(self.broker, shelf_topics(self.shelf, self.names), self.shelf.lock)
+        puts = shelf_topics(self.shelf, self.names)
+        return ServedVectors(self.broker, self.settings, self.names, self.versions, self.shelf, puts)
+
+    async def close(self) -> None:
+        """What no role closes is closed."""
+        if "version_reader" in self.__dict__:
+            await self.version_reader.stop()
 
     @cached_property
     def listed_twice(self) -> ListedTwice:
@@ -114,22 +196,57 @@ class Parts:
 
 
 def _catalog(parts: Parts) -> Runnable:
-    from streams.catalog import CatalogRole
+    from streams.catalog import CatalogRole, NotesRole
 
-    return _lossless(parts, CatalogRole(parts.settings, parts.names, parts.products))
+    def choose(versions: list[EncoderVersion]) -> list[Wanted]:
+        notes = [Wanted(one.fingerprint, one.group, is_vital=True) for one in encoding(versions)[:1]]
+        return [Wanted("", is_vital=True), *notes]
+
+    def make(_: Wanted, version: EncoderVersion | None) -> Runnable:
+        if version is None:
+            return _lossless(parts, CatalogRole(parts.settings, parts.names, parts.products))
+        names = topic_names(parts.settings, version.fingerprint)
+        return _lossless(parts, NotesRole(parts.settings, names, parts.products, version.group))
+
+    return PerVersion("catalog", parts.settings, parts.stored_versions, choose, make)
 
 
 def _encode(parts: Parts) -> Runnable:
     from streams.encode import EncodeRole
 
-    return _lossless(parts, EncodeRole(parts.settings, parts.names))
+    def choose(versions: list[EncoderVersion]) -> list[Wanted]:
+        return [Wanted(one.fingerprint, one.group, is_vital=place == 0) for place, one in enumerate(encoding(versions))]
+
+    def make(_: Wanted, version: EncoderVersion | None) -> Runnable:
+        assert version is not None, "none was chosen"
+        names, fingerprint = topic_names(parts.settings, version.fingerprint), version.fingerprint
+        opens, serves = partial(parts.open_encoder, version), partial(parts.serves, fingerprint)
+        role = EncodeRole(parts.settings, names, opens, parts.turns, serves)
+        role.group = version.group
+        return _lossless(parts, role)
+
+    return PerVersion("encode", parts.settings, parts.told_versions, choose, make)
 
 
 def _index(parts: Parts) -> Runnable:
-    from streams.index import IndexRole
+    from streams.index import IndexRole, align
 
-    widths = widths_of(parts.settings.image_encoder, parts.settings.text_encoder)
-    return _lossless(parts, IndexRole(parts.settings, parts.names, parts.vectors, parts.fingerprint, widths, FACTORS))
+    def choose(versions: list[EncoderVersion]) -> list[Wanted]:
+        kept = filled(versions)
+        leader = min(kept, key=lambda one: (one.group, one.fingerprint), default=None)
+        return [Wanted(one.fingerprint, one.group, one is leader, place == 0) for place, one in enumerate(kept)]
+
+    def make(wanted: Wanted, version: EncoderVersion | None) -> Runnable:
+        assert version is not None, "none was chosen"
+        s, names, fingerprint = parts.settings, topic_names(parts.settings, version.fingerprint), version.fingerprint
+        role = IndexRole(s, names, parts.vectors, fingerprint, version.widths, FACTORS, with_users=wanted.leads)
+        role.group = version.group
+        return _lossless(parts, role)
+
+    async def also(versions: list[EncoderVersion]) -> bool:
+        return await asyncio.to_thread(align, parts.vectors, versions)
+
+    return PerVersion("index", parts.settings, parts.told_versions, choose, make, also)
 
 
 def _clicks(parts: Parts) -> Runnable:
@@ -147,6 +264,7 @@ def _learner(parts: Parts) -> Runnable:
 
 def _api(parts: Parts) -> Runnable:
     from streams.api import Api
+    from streams.health import Backlogs
     from streams.search import Search
     from streams.status import StatusBoard
 
@@ -158,10 +276,11 @@ def _api(parts: Parts) -> Runnable:
         recommend=parts.recommend,
         neighbours=parts.neighbours,
         look_alikes=parts.look_alikes,
-        search=Search(parts.settings, parts.vectors, parts.listed_twice),
+        search=Search(parts.settings, parts.vectors, parts.listed_twice, parts.open_by_fingerprint),
         listed_twice=parts.listed_twice,
         board=StatusBoard(parts.broker, parts.names.worker_status),
         replicas=parts.replica,
+        backlogs=Backlogs(parts.settings, lambda: parts.versions.serving).now,
     )
 
 
@@ -179,11 +298,17 @@ MAKERS: dict[str, Callable[[Parts], Runnable]] = {
 }
 
 
-async def run_roles(role_names: Sequence[str], settings: Settings) -> None:
-    """Run these roles in this process until SIGTERM or SIGINT. Raises UnknownRole."""
+async def run_roles(role_names: Sequence[str], settings: Settings, parts: Parts | None = None) -> None:
+    """Run these roles in this process until SIGTERM or SIGINT. Raises UnknownRole.
+
+    parts  None: those of the settings
+    """
     unknown = [name for name in role_names if name not in MAKERS]
     if unknown or not role_names:
         raise UnknownRole(f"no role {', '.join(unknown) or 'named'}: the roles are {', '.join(MAKERS)}")
-    parts = Parts(settings)
+    parts = parts or Parts(settings)
     roles = {name: MAKERS[name](parts) for name in role_names}
-    await run_worker(roles, settings, parts.publisher)
+    try:
+        await run_worker(roles, settings, parts.publisher)
+    finally:
+        await parts.close()

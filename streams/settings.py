@@ -31,6 +31,7 @@ class Settings(BaseSettings):
     )
     namespace: str = Field("", pattern=r"^([a-z0-9-]{1,40})?$", description="prefix of topics and collections")
     checkpoints_url: str | None = Field(None, description="fsspec URL of the learner's checkpoints; unset = in home")
+    encoders_url: str | None = Field(None, description="fsspec URL of the encoders' versions; unset = in home")
 
     # Kafka
     kafka_security_protocol: str = Field("PLAINTEXT", pattern=r"^(PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)$")
@@ -152,7 +153,7 @@ class Settings(BaseSettings):
             raise _wrong("a Qdrant URL is like http://localhost:6333; unset it for the embedded store")
         return url
 
-    @field_validator("checkpoints_url")
+    @field_validator("checkpoints_url", "encoders_url")
     @classmethod
     def _names_a_place(cls, url: str | None) -> str | None:
         if url is not None and "://" in url:

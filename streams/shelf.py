@@ -20,7 +20,8 @@ from streams.broker import Headers
 from streams.duplicates import Duplicates, picture_of
 from streams.events import unpack_vector
 from streams.notices import Notices
-from streams.shelf_stage import ShelfStage
+from streams.shelf_stage import MappedContents, ShelfStage, mapped
+from streams.side_vectors import Gathered
 
 TOMBSTONES_MAX = 100_000
 TOMBSTONE_S = 3_600.0
@@ -38,10 +39,12 @@ class Neighbour(NamedTuple):
 
 
 class Shelf:
-    """P products: offers, fused vectors (P, D), context and target factors (P, F), biases and click counts."""
+    """P products: offers, fused vectors (P, D), all of one version of the encoders, context and target factors (P, F),
+    biases and click counts."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.encoder: str | None = None  # fingerprint of the version whose vectors these are, once it is known
         self.rows: dict[str, int] = {}
         self.product_ids: list[str | None] = []
         self.titles: list[str] = []
@@ -123,6 +126,34 @@ class Shelf:
             self.fused = _widened(self.fused, len(self.listable), len(vector))
             self.fused[row] = vector
             self.stage.put_vector(row, vector)
+
+    def prepare(self, gathered: Gathered) -> MappedContents:
+        """The contents of these vectors, as the learner maps them, or by a map of their own. Takes the lock."""
+        with self.lock:
+            content_map = self.stage.map_of(gathered.fingerprint, gathered.fused.shape[1])
+        return mapped(content_map, gathered.fused)
+
+    def take_vectors(self, gathered: Gathered, prepared: MappedContents) -> None:
+        """These are the vectors and the contents from now on, and no others. The lock is held."""
+        had = {product_id for product_id, row in self.rows.items() if self.has_vector[row]}
+        all_rows = np.array([self._row(product_id) for product_id in gathered.product_ids], np.int32)
+        rows = all_rows[gathered.has_vector]
+        self.fused = np.zeros((len(self.listable), gathered.fused.shape[1]), np.float32)
+        self.fused[rows] = gathered.fused
+        self.has_vector[:] = False
+        self.has_vector[rows] = True
+        self._vector_revision[:] = -1
+        self._vector_revision[all_rows] = gathered.revisions
+        self.encoder = gathered.fingerprint
+        self.stage.take_contents(gathered.fingerprint, prepared, rows)
+        for row, picture in zip(all_rows.tolist(), gathered.pictures, strict=True):
+            self.duplicates.put_picture(row, picture)
+        for row in rows.tolist():
+            if self.product_ids[row] not in had:
+                self.newcomers.add(row)
+        for product_id in had:
+            if not self.has_vector[row := self.rows[product_id]]:
+                self._free_if_empty(product_id, row)
 
     def put_factors(self, key: bytes, value: bytes | None, headers: Headers) -> None:  # noqa: ARG002
         """A record of item-factors."""

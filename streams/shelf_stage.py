@@ -1,12 +1,12 @@
 """The second stage as it serves: what the shelf knows of neighbours, trends and contents, by the shelf's rows."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.content_lift import ContentMap, Lift, fit_map, new_lift
+from encoders.content_lift import AXES, ContentMap, Lift, fit_map, new_lift
 from encoders.neighbours import NEIGHBOURS, Neighbours, drop_neighbours
 from encoders.next_click import ABSENT, Floats, Mask, Rows, longer
 from encoders.ranking_features import Knowledge, no_knowledge, room_for
@@ -18,19 +18,44 @@ STAGE_KEY = "second-stage"
 OWN_MAP_PRODUCTS_MIN = 2  # with a vector, before contents are mapped without the learner's map
 
 Version = tuple[int, int]
+Told = TypeVar("Told", ContentMap, Lift)
+
+
+class MappedContents(NamedTuple):
+    """Fused vectors (n, W) on the axes that the second stage reads."""
+
+    content_map: ContentMap | None  # None: there is nothing to map by
+    is_own: bool  # it is not the learner's
+    contents: Floats  # (n, D)
+
+
+def mapped(content_map: ContentMap | None, fused: Floats) -> MappedContents:
+    """By this map of the learner's, or, without one, by a map of these vectors themselves."""
+    used = content_map
+    if used is None and len(fused) >= OWN_MAP_PRODUCTS_MIN:
+        used = fit_map(fused)
+    contents = used.apply(fused) if used is not None else np.zeros((len(fused), AXES), np.float32)
+    return MappedContents(used, content_map is None, contents)
 
 
 class ShelfStage:
-    """Filled by the shelf, under its lock. Before the learner has told anything, rankings are the readable blend."""
+    """Filled by the shelf, under its lock. Before the learner has told anything, rankings are the readable blend.
+
+    The learner's map and lift are of one version's vectors, which they name. While that is another one than the
+    shelf's, because the two do not change in the same moment, they are kept for when it is.
+    """
 
     def __init__(self) -> None:
         self.content_map: ContentMap | None = None
+        self.encoder: str | None = None  # of the version whose contents these are, once it is known
         self.reranker: Reranker = new_reranker()[0]
         self._k = no_knowledge()
         self._segments: dict[str, int] = {}  # columns of Knowledge.segments
         self._neighbour_version: NDArray[np.int64] = np.zeros((0, 2), np.int64)
         self._versions: dict[str, Version] = {}  # by the key of model-weights
         self._map_is_own = True
+        self._maps: dict[str | None, ContentMap] = {}  # of the learner, by the version; None: it named none
+        self._lifts: dict[str | None, Lift] = {}
 
     def knowledge(self, clicks: NDArray[np.int64]) -> Knowledge:
         """All that a ranking reads, with the learned clicks (P,) of each product; views."""
@@ -118,15 +143,40 @@ class ShelfStage:
 
     def put_stage(self, record: Mapping[str, Any]) -> None:
         """The record `second-stage` of model-weights."""
-        lift = new_lift()
-        self._k = self._k._replace(lift=Lift(*_unpacked(record["lift"], lift)), now=record["now"])
+        lift = Lift(*_unpacked(record["lift"], new_lift()))
+        self._lifts.pop(encoder := record.get("encoder"), None)
+        self._lifts[encoder] = lift  # the newest is the last
+        self._k = self._k._replace(lift=self._of(self._lifts, self.encoder) or new_lift(), now=record["now"])
         self.reranker = Reranker(*_unpacked(record["reranker"], new_reranker()[0]))
 
     def put_map(self, record: Mapping[str, Any], fused: Floats, has_vector: Mask) -> None:
-        """The record `content-map` of model-weights; contents of all fused vectors (P, W) follow it."""
-        mean, axes = unpack_vector(record["mean"]), unpack_vector(record["axes"])
-        self._map_is_own = False
-        self._use_map(ContentMap(mean, axes.reshape(len(mean), -1), record["products"]), fused, has_vector)
+        """The record `content-map` of model-weights; contents of all fused vectors (P, W) follow it, if they are those
+        that it is of."""
+        mean, axes, encoder = unpack_vector(record["mean"]), unpack_vector(record["axes"]), record.get("encoder")
+        self._maps[encoder] = ContentMap(mean, axes.reshape(len(mean), -1), record["products"])
+        if self.encoder is None or encoder in (None, self.encoder):
+            self._map_is_own = False
+            self._use_map(self._maps[encoder], fused, has_vector)
+
+    def map_of(self, encoder: str, width: int) -> ContentMap | None:
+        """The learner's map of this version's vectors, of so many values; None if it has told of none."""
+        content_map = self._of(self._maps, encoder)
+        return content_map if content_map is not None and len(content_map.mean) == width else None
+
+    def take_contents(self, encoder: str, prepared: MappedContents, rows: Rows) -> None:
+        """These rows (n,) have contents, of this version's vectors, and no others have any."""
+        self.encoder = encoder
+        self.content_map, self._map_is_own = prepared.content_map, prepared.is_own
+        self._k.content[:] = 0.0
+        self._k.content[rows] = prepared.contents
+        self._k = self._k._replace(lift=self._of(self._lifts, encoder) or new_lift())
+
+    @staticmethod
+    def _of(told: Mapping[str | None, Told], encoder: str | None) -> Told | None:
+        """What the learner told of this version, or of none, before it named any."""
+        if encoder is None:
+            return list(told.values())[-1] if told else None
+        return told.get(encoder) or (told.get(None) if len(told) == 1 else None)
 
     def put_vector(self, row: int, fused: Floats | None) -> None:
         """A product's fused vector (W,); None: it has none."""

@@ -31,6 +31,8 @@ EXIT_CODES = {
     "encoders.reduction.CannotReduce": FAILED,
     "encoders.training.loop.CannotTrain": FAILED,
     "encoders.version.UnusableVersion": FAILED,
+    "store.encoders.UnknownVersion": FAILED,
+    "store.encoders.WrongState": FAILED,
     "streams.training.checkpoints.OtherCheckpoint": FAILED,
     "streams.training.search.CannotSearch": FAILED,
     "streams.training.sources.CannotWriteSource": FAILED,

@@ -1,5 +1,6 @@
 """The topics: names, partitions, retention, and how they are created."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,8 +87,11 @@ def dead_letters_of(topic: str) -> str:
     return f"{topic}.dead-letters"
 
 
-def topics_of(settings: Settings, names: TopicNames) -> list[Topic]:
-    """All topics, in the order of the data's path. training-examples has user-clicks' partitions, one for one."""
+def topics_of(settings: Settings, names: TopicNames, versions: Iterable[str] = ()) -> list[Topic]:
+    """All topics, in the order of the data's path. training-examples has user-clicks' partitions, one for one.
+
+    versions  fingerprints of more versions of the encoders than that of the names
+    """
     many = settings.partitions
     topics = [
         Topic(names.catalog_updates, many, "shop"),
@@ -112,16 +116,21 @@ def topics_of(settings: Settings, names: TopicNames) -> list[Topic]:
         names.product_vectors,
         names.user_embeddings,
     )
-    topics += [Topic(dead_letters_of(name), 1, "days", settings.topic_retention_days) for name in consumed]
+    more = [topic_names(settings, version).product_vectors for version in versions if version != names.fingerprint]
+    topics += [Topic(name, many, "compacted") for name in more]
+    letters = (*consumed, *more)
+    topics += [Topic(dead_letters_of(name), 1, "days", settings.topic_retention_days) for name in letters]
     return topics
 
 
-def create_topics(settings: Settings, names: TopicNames, *, wait_s: float = 30.0) -> list[str]:
+def create_topics(
+    settings: Settings, names: TopicNames, versions: Iterable[str] = (), *, wait_s: float = 30.0
+) -> list[str]:
     """Create what is missing and return those names, when every partition has a leader. Existing ones stay as they are.
 
     Raises BrokerUnavailable if the broker does not answer.
     """
-    wanted = topics_of(settings, names)
+    wanted = topics_of(settings, names, versions)
     made = []
     with Broker(settings).admin() as admin:
         existing = set(admin.list_topics())

@@ -17,6 +17,7 @@ from streams.settings import Settings
 from streams.status import ROLES
 from streams.supervisor import Child, Supervisor
 from streams.topics import TopicNames, create_topics
+from streams.versions import known_fingerprints
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def broker_child(settings: Settings, names: TopicNames) -> Child:
 
     async def ready() -> None:
         await until_answers(settings.embedded_port)
-        await asyncio.to_thread(create_topics, settings, names)
+        await asyncio.to_thread(create_topics, settings, names, known_fingerprints(settings))
 
     return Child("broker", broker_command(settings.embedded_port), ready=ready)
 
@@ -86,7 +87,7 @@ async def make_supervisor(
     if settings.kafka_bootstrap is None:
         children = [broker_child(settings, names), *children]
     else:
-        await asyncio.to_thread(create_topics, settings, names)
+        await asyncio.to_thread(create_topics, settings, names, known_fingerprints(settings))
     return Supervisor(children, settings.home / "logs")
 
 

@@ -1,12 +1,18 @@
 """The versions of the encoders as the roles see them: a view of the topic `encoders`, and records of it."""
 
+import logging
 from threading import Lock
 
-from store.encoders import EncoderRow
+from store.database import open_database
+from store.encoders import EncoderRow, EncoderStore
+from store.records import StoreUnavailable
 from streams.broker import Headers, Outgoing
 from streams.events import EncoderVersion
 from streams.parsing import parse
+from streams.settings import Settings
 from streams.topics import TopicNames
+
+log = logging.getLogger(__name__)
 
 
 class Versions:
@@ -37,6 +43,36 @@ def serving_of(versions: list[EncoderVersion]) -> EncoderVersion | None:
     """The version that serves. A switch is two records, which do not come at once: so the later one decides."""
     served = [version for version in versions if version.served and version.state != "removed"]
     return max(served, key=lambda version: version.served, default=None)
+
+
+def encoding(versions: list[EncoderVersion]) -> list[EncoderVersion]:
+    """Those that encode what is new, the one that serves first."""
+    return _serving_first([version for version in versions if version.state in ("serving", "filling")])
+
+
+def filled(versions: list[EncoderVersion]) -> list[EncoderVersion]:
+    """Those with a collection, the one that serves first: offers reach them all, also where nothing is encoded."""
+    return _serving_first([version for version in versions if version.is_filled and version.state != "removed"])
+
+
+def _serving_first(versions: list[EncoderVersion]) -> list[EncoderVersion]:
+    return sorted(versions, key=lambda version: (-version.served, version.fingerprint))
+
+
+def known_fingerprints(settings: Settings) -> list[str]:
+    """Of the versions that have topics, as SQL has them; none where there is no database yet, or none answers."""
+    url = settings.database_url.get_secret_value() if settings.database_url else None
+    if url is None and not (settings.home / settings.namespace / "products.db").exists():
+        return []
+    try:
+        engine = open_database(url, settings.home, "products", settings.namespace)
+        try:
+            return [row.fingerprint for row in EncoderStore(engine).known() if row.filled_at is not None]
+        finally:
+            engine.dispose()
+    except StoreUnavailable as away:
+        log.warning("topics of other versions of the encoders are not looked after reason=%s", away)
+        return []
 
 
 def version_of(row: EncoderRow) -> EncoderVersion:

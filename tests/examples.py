@@ -10,7 +10,8 @@ import orjson
 from streams.assortment import Assortment
 from streams.broker import Broker
 from streams.events import pack_vector
-from streams.learning import Learning, Record, TopicIds
+from streams.examples import Record, TopicIds
+from streams.learning import Learning
 from streams.settings import Settings
 from streams.topics import TopicNames, create_topics, topic_names
 

@@ -21,11 +21,10 @@ from store.products import ProductStore
 from store.products import products as products_table
 from store.records import ProductRow
 from streams.broker import Broker, BrokerUnavailable
-from streams.catalog import PUBLISHED_TO, CatalogRole
+from streams.catalog import PUBLISHED_TO, CatalogRole, NotesRole
 from streams.events import BadEvent, WrongKey
 from streams.role import Message
 from streams.settings import Settings
-from streams.topics import topic_names
 
 CUP: Json = {
     "title": "Red cup",
@@ -585,24 +584,22 @@ def test_the_ids_that_were_kept_before_there_were_versions_are_known(
     monkeypatch.setattr(Broker, "topic_ids", lambda _, names: {name: f"id-{name}" for name in names})
     run(role, updates.message("cup", upsert("cup")))
     store.write([replace(row_of(store), revision=2, changed_at=0.0)])
-    set_fact(engine, PUBLISHED_TO, f"id-{INDEX} id-{REQUESTS} id-{NAMES.product_vectors}")
+    set_fact(engine, PUBLISHED_TO, f"id-{INDEX} id-{REQUESTS} id-of-the-vectors")
     assert list(role.assigned()) == []
-    set_fact(engine, PUBLISHED_TO, f"id-{INDEX} other id-{NAMES.product_vectors}")
+    set_fact(engine, PUBLISHED_TO, f"id-{INDEX} other id-of-the-vectors")
     assert len(list(role.assigned())) == 1
 
 
-def test_a_version_that_is_new_to_the_catalogue_makes_nobody_encode_again(
-    role: CatalogRole, store: ProductStore, updates: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_notes_the_answers_reads_nothing_else_and_publishes_nothing_again(
+    role: CatalogRole, store: ProductStore, updates: Source, encoders: Source, tmp_path: Path
 ) -> None:
-    set_fact(store.engine, PUBLISHED_TO, "{}")
-    monkeypatch.setattr(Broker, "topic_ids", lambda _, names: {name: f"id-{name}" for name in names})
+    notes = NotesRole(Settings(home=tmp_path), NAMES, store, "-cd34")
+    assert (role.topics, notes.topics) == ((NAMES.catalog_updates,), (NAMES.product_vectors,))
+    assert (notes.name, notes.group, notes.every_s) == ("catalog", "-notes-cd34", None)
+    assert list(notes.assigned()) == []
     run(role, updates.message("cup", upsert("cup")))
-    store.write([replace(row_of(store), revision=2, changed_at=0.0)])
-    assert len(list(role.assigned())) == 1
-    other = CatalogRole(Settings(home=tmp_path), topic_names(Settings(), "cd34"), store)
-    assert list(other.assigned()) == []
-    monkeypatch.setattr(Broker, "topic_ids", lambda _, names: {name: f"second-{name}" for name in names})
-    assert len(list(other.assigned())) == 1
+    run(notes, encoders.message("cup", answer(row_of(store).content_revision)))
+    assert row_of(store).encoder is not None
 
 
 def test_versions_of_the_encoders_are_told_when_they_change_and_after_an_assignment(

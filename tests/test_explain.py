@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from encoders.alignment import AlignmentRule, align
+from encoders.alignment import Alignment, Head
 from encoders.attributes import product_facts
 from encoders.fusion import SCORES, unit_rows
 from encoders.product import ProductContent, ProductEncoder, product_content
 from encoders.taught_fusion import PREFIX, Words, fit_fusion
-from encoders.version import Version
+from encoders.version import Version, write_version
 from store.database import open_database
 from store.products import ProductStore
 from store.records import ProductRow
@@ -208,14 +208,21 @@ def test_a_long_text_is_explained_as_far_as_it_is_read(encoder: ProductEncoder) 
     assert sum(part.weight for part in found.parts) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_of_a_taught_version_the_check_is_told_of_what_it_serves() -> None:
+def test_of_a_taught_version_the_check_is_told_of_what_it_serves(tmp_path: Path) -> None:
     chance = np.random.default_rng(3)
     image, *words = (unit_rows(chance.normal(size=(20, width)).astype(np.float32)) for width in (1280, 384, 384, 384))
     said = Words(*words)
-    heads = align(image[None], said.joined, rule=AlignmentRule(width=16, epochs=1))
+    sides = {"pictures": image, "words": said.joined}
+    heads = Alignment(
+        **{
+            side: Head(of.mean(axis=0), of.std(axis=0), unit_rows(of[:16]), np.ones(16, np.float32))
+            for side, of in sides.items()
+        }
+    )
     arrays = {PREFIX + name: array for name, array in fit_fusion(image, said, heads).state().items()}
     settings = Settings(device="cpu")
-    taught = ProductEncoder(Version(settings.image_encoder, settings.text_encoder, arrays), "cpu")
+    write_version(tmp_path, Version(settings.image_encoder, settings.text_encoder, arrays))
+    taught = load_encoder(settings, tmp_path)
     content = product_content(title="Red jumper", brand="Nord", pictures=[in_a_corner(below=True, right=True)])
     found = explain(content, taught, check=True)
     assert (found.encoder, found.cosine) == (taught.fingerprint, None)
@@ -327,6 +334,7 @@ def test_the_command_says_what_is_wrong_before_it_loads_anything(
     assert "has no product 'pan'" in freshet("pan", *catalog).stderr
     assert "there is no shop in" in freshet("lamp", FRESHET_HOME=str(shop / "home")).stderr
     assert freshet("lamp", "--catalog", "nowhere.jsonl").exit_code == 1
+    assert "`freshet train` makes a version's folder" in freshet("lamp", *catalog, "--encoder", str(shop)).stderr
     wrong = freshet("lamp", *catalog, "--out", "lamp.jpg")
     assert (wrong.exit_code, "the heat map is a PNG, name it so" in wrong.output) == (2, True)
     known = importlib.util.find_spec

@@ -14,7 +14,7 @@ from kafka.errors import GroupAuthorizationFailedError
 from encoders.next_click import FACTORS
 from encoders.weights import fingerprint_of
 from streams.broker import Broker, BrokerUnavailable
-from streams.catalog import CatalogRole
+from streams.catalog import CatalogRole, NotesRole
 from streams.clicks import ClicksRole
 from streams.encode import EncodeRole
 from streams.events import WorkerStatus
@@ -118,10 +118,11 @@ def test_a_backlog_counts_from_the_committed_offsets_or_from_the_beginning(
     producer.flush()
     producer.close()
     acknowledge(settings, "clicks", {TopicPartition(names.user_clicks, 0): 3, TopicPartition(names.user_clicks, 1): 1})
+    acknowledge(settings, "catalog-notes", {TopicPartition(names.product_vectors, 0): 4})
     acknowledge(settings, "index", {TopicPartition(names.product_vectors, n): 5 for n in range(2)})
     acknowledge(settings, "encode", {TopicPartition(names.encode_requests, 1): 2})
     assert backlogs.measure() == {
-        "catalog": Backlog(10, 1_700_000_000.0),
+        "catalog": Backlog(1 + 5, 1_700_000_001.0),  # nothing is committed of partition 1
         "encode": Backlog(5 + 3, 1_700_000_000.0),  # nothing is committed of partition 0
         "index": nothing,
         "clicks": Backlog(2 + 4, 1_700_000_003.0),  # the fourth of all is the second of partition 1
@@ -175,8 +176,11 @@ def test_every_role_that_is_a_group_reads_the_topics_that_its_backlog_counts(bro
     settings, names = parts.settings, parts.names
     roles: list[Role] = [
         CatalogRole(settings, names, parts.products),
+        NotesRole(settings, names, parts.products),
         EncodeRole(settings, names),
         IndexRole(settings, names, None, "", {}, FACTORS),  # type: ignore[arg-type]
         ClicksRole(settings, names, parts.broker, parts.users, parts.shelf, parts.replica),
     ]
-    assert {role.name: role.topics for role in roles} == topics_of_groups(names)
+    assert {role.name + role.group: role.topics for role in roles} == topics_of_groups(names)
+    another = NotesRole(settings, names, parts.products, "-ab12")
+    assert topics_of_groups(names, "-ab12")[another.name + another.group] == another.topics

@@ -17,7 +17,8 @@ from store.checkpoints import CheckpointStore
 from store.database import open_database
 from streams.assortment import Assortment
 from streams.embedded_broker import EmbeddedBroker
-from streams.learning import MODEL, STAGE, Learning, TopicIds
+from streams.examples import TopicIds
+from streams.learning import MODEL, STAGE, Learning
 from streams.settings import Settings
 from streams.supervisor import dies_with_parent
 

@@ -22,8 +22,9 @@ from streams.clicks import ClicksRole
 from streams.evaluation.live import NOT_LISTED, FreshetModel
 from streams.evaluation.moments import Moments
 from streams.evaluation.stream import Catalog, Clicks, Stream, arrange
+from streams.examples import Record
 from streams.factors import factor_records
-from streams.learning import Learning, Record
+from streams.learning import Learning
 from streams.ranking import lists_ranker
 from streams.replicas import shelf_topics
 from streams.role import Delivery, Message

@@ -14,6 +14,7 @@ import pytest
 from brokers import MakeSettings, environment_of
 from shelves import factors, offer, weights
 from test_clicks import click
+from tiny_encoders import untrained_version
 
 from encoders.next_click import FACTORS
 from encoders.weights import fingerprint_of
@@ -88,6 +89,8 @@ def test_a_click_leads_to_look_alikes_and_who_is_forgotten_is_among_them_no_more
     settings: Settings, names: TopicNames
 ) -> None:
     producer = Broker(settings).sync_producer()
+    told = untrained_version(settings)
+    producer.send(names.encoders, key=told.fingerprint.encode(), value=told.model_dump_json().encode())
     for place, product_id in enumerate((b"tea", b"cup", b"axe")):
         whole = orjson.loads(offer(title=product_id.decode().title()))
         made_up = {"product_id": product_id.decode(), "brand": None, "category": [], "price": None, "changed_at": 1.0}

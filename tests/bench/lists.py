@@ -33,7 +33,7 @@ async def list_cost(_: LocalKafka, sizes: Sizes, tell: Tell) -> list[Figure]:
     figures = []
     for size, products in (("few", sizes.products), ("many", sizes.many_products)):
         settings = Settings(_env_file=None)  # type: ignore[call-arg]
-        shelf, product_ids = _shelf(settings, products, tell), ids_of(products)
+        shelf, product_ids = shelf_of(settings, products, tell), ids_of(products)
         ranker, chance = lists_ranker(shelf, settings), np.random.default_rng(1)
         for clicks in HISTORIES:
             tell(f"lists of {products:,} products, {clicks} clicks")
@@ -47,7 +47,7 @@ async def list_cost(_: LocalKafka, sizes: Sizes, tell: Tell) -> list[Figure]:
     return figures
 
 
-def _shelf(settings: Settings, products: int, tell: Tell) -> Shelf:
+def shelf_of(settings: Settings, products: int, tell: Tell) -> Shelf:
     """As a replica fills it."""
     shelf = Shelf()
     names = topic_names(settings, fingerprint_of(settings.image_encoder, settings.text_encoder))

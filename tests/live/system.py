@@ -24,6 +24,7 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from streams.dead_letters import DeadLetter, read_dead_letters
+from streams.health import group_id, topics_of_groups
 from streams.roles import Parts
 from streams.settings import Settings
 from streams.supervisor import Child, dies_with_parent
@@ -238,30 +239,25 @@ class System:
 
     def _is_quiet(self) -> bool:
         at_work = {role for worker in self.workers.values() for role in worker.roles}
-        roles = [role for role in self._topics_of_roles() if role in at_work]
+        roles = sorted(at_work)
         ends = self._end_offsets(roles)
         acknowledged = self._acknowledged(roles)
         behind = [place for place, end in ends.items() if acknowledged.get(place, 0) < end]
         return not behind and self._end_offsets(roles) == ends
 
-    def _topics_of_roles(self) -> dict[str, tuple[str, ...]]:
-        names = self.names
-        return {
-            "catalog": (names.catalog_updates, names.product_vectors),
-            "encode": (names.encode_requests,),
-            "index": (names.product_index, names.product_vectors, names.user_embeddings),
-            "clicks": (names.user_clicks,),
-        }
+    def _topics_of(self, roles: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """By group, as long as only the encoders of the settings serve."""
+        return {name: t for name, t in topics_of_groups(self.names).items() if name.partition("-")[0] in roles}
 
     def _end_offsets(self, roles: Sequence[str]) -> dict[tuple[str, TopicPartition], int]:
-        topics = self._topics_of_roles()
+        topics = self._topics_of(roles)
         numbers = range(self.settings.partitions)
-        places = {role: [TopicPartition(topic, n) for topic in topics[role] for n in numbers] for role in roles}
+        places = {name: [TopicPartition(topic, n) for topic in topics[name] for n in numbers] for name in topics}
         ends = self._ends.end_offsets(sorted({place for some in places.values() for place in some}))
-        return {(role, place): ends[place] for role, some in places.items() for place in some}
+        return {(name, place): ends[place] for name, some in places.items() for place in some}
 
     def _acknowledged(self, roles: Sequence[str]) -> dict[tuple[str, TopicPartition], int]:
-        groups = {f"{self.settings.namespace}.freshet-{role}": role for role in roles}
+        groups = {group_id(self.settings, name): name for name in self._topics_of(roles)}
         with self.broker.admin() as admin:
             committed = admin.list_group_offsets(list(groups))
         return {
@@ -293,7 +289,7 @@ class System:
 
     def letters(self) -> dict[str, list[DeadLetter]]:
         """The dead letters by the topic that they came from; every topic that has a reader is looked at."""
-        topics = sorted({topic for topics in self._topics_of_roles().values() for topic in topics})
+        topics = sorted({topic for topics in topics_of_groups(self.names).values() for topic in topics})
         found: dict[str, list[DeadLetter]] = defaultdict(list)
         for letter in read_dead_letters(self.broker, topics):
             found[letter.topic].append(letter)

@@ -1,0 +1,109 @@
+"""`freshet train fuse`, from a folder of products and its clicks to a version of the encoders."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.taught_fusion import TaughtFusion
+from encoders.training.align import AlignmentRule
+from encoders.training.fuse import FuseRule, fuse, terms_of
+from encoders.training.loop import Run
+from encoders.weights import TEXT_RECIPE
+from streams.evaluation.encoder_figures import HELD_OUT_SHARE, Rows, Split, fitted, split, teach
+from streams.evaluation.features import Features
+from streams.evaluation.labelled import Labelled
+from streams.evaluation.report import table
+from streams.evaluation.taught import hashes, read_taught, write_taught
+from streams.training.clicked import earlier_and_later, next_found, read_pairs
+from streams.training.runs import checksum, finished, run_of
+from streams.training.searching import FUSE, searched
+from streams.training.session import Session
+from streams.training.views import Views, alike, mixed, views_of
+
+Vectors = NDArray[np.float32]
+NO_PAIRS: Rows = np.zeros((0, 2), np.int64)
+
+
+def train_fuse(
+    session: Session, folder: Path, columns: str, out: Path, rule: FuseRule, start: Path | None, clicks: Path | None
+) -> str:
+    """A version whose fusion has learned is in the folder out; what it finds, beside the one that it began with."""
+    labelled, features = session.shop(folder, columns)
+    fusion, parts = begin(session, features, start)
+    pairs = NO_PAIRS if clicks is None else read_pairs(clicks, [product.product_id for product in labelled.products])
+    earlier, later = earlier_and_later(pairs, HELD_OUT_SHARE)
+    views = views_of(fusion, labelled, features)
+    taught = views.taught(parts.taught, earlier)
+    learns_from = checksum(*taught)
+
+    def quality(tried: FuseRule, inner: Split) -> float:
+        options = session.options
+        run = Run(options.seed, options.device, options.threads)
+        mix = fuse(views.taught(inner.taught, earlier), None, tried, run)
+        found = alike(mixed(views.fused[0], mix), labelled, inner.held_out)
+        return float(np.mean(list(found.values()))) if found else next_found(mixed(views.fused[0], mix), earlier)
+
+    rule = searched(session, rule, FUSE, parts, quality, measure="same type and colour", data=learns_from)
+    identity = {"task": "fuse", "rule": rule._asdict(), "data": learns_from}
+    with run_of(session.options, identity, processes=session.processes, bars=session.bars) as run:
+        mix = fuse(taught, None, rule, run)
+    if not session.processes.is_first:
+        return ""
+    found = fused_figures(labelled, features, views, mix, parts, later)
+    known = hashes(features)
+    about: dict[str, Any] = {
+        "task": "fuse",
+        "taught": [known[row] for row in parts.taught.tolist()],
+        "terms": terms_of(taught, rule),
+        "pairs_of_clicks": len(taught.clicked),
+        "data": learns_from,
+        "rule": rule._asdict(),
+        "seed": session.options.seed,
+        "figures": found,
+    }
+    version = write_taught(out, session.settings, fusion._replace(mix=mix), about)
+    finished(session.options)
+    terms = ", ".join(f"{name} {weight:g}" for name, weight in about["terms"].items())
+    return f"{out}: version {version.fingerprint}, taught by {terms}.\n\n{told_of(found, len(parts.held_out))}"
+
+
+def begin(session: Session, features: Features, start: Path | None) -> tuple[TaughtFusion, Split]:
+    """The fusion to begin with, and which products it may learn from; without a version, heads are taught now."""
+    options = session.options
+    parts = split(len(features.title), options.seed)
+    if start is None:
+        run = Run(options.seed, options.device, options.threads)
+        heads = teach(features, parts.taught, AlignmentRule(), run)
+        return fitted(features, parts.taught, heads, options.seed), parts
+    fusion, about = read_taught(start, session.settings, features)
+    is_taught = np.isin(hashes(features), about.get("taught", []))
+    if is_taught.any():  # what the heads have not seen is held out from W too
+        parts = Split(np.flatnonzero(is_taught), np.flatnonzero(~is_taught))
+    return fusion._replace(mix=None), parts
+
+
+def fused_figures(
+    labelled: Labelled, features: Features, views: Views, mix: Vectors, parts: Split, later: Rows
+) -> dict[str, dict[str, float]]:
+    """What the nearest of all other products has in common with those held out, by kind of vectors."""
+    text = features.headline + TEXT_RECIPE.details_weight * features.details
+    vectors = {
+        "image": features.image,
+        "text": text,
+        "fused before": views.fused[0],
+        "fused taught": mixed(views.fused[0], mix),
+    }
+    found = {name: alike(rows, labelled, parts.held_out) for name, rows in vectors.items()}
+    if len(later):
+        for name in ("fused before", "fused taught"):
+            found[name]["next_click_r_at_10"] = next_found(vectors[name], later)
+    return found
+
+
+def told_of(found: dict[str, dict[str, float]], held_out: int) -> str:
+    """The figures as a Markdown table."""
+    names = list(found["fused taught"])
+    rows = [[kind, *(f"{own[name]:.3f}" if name in own else "" for name in names)] for kind, own in found.items()]
+    return f"{held_out:,} products held out:\n\n{table(('vectors', *(name.replace('_', ' ') for name in names)), rows)}"
