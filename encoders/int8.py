@@ -2,7 +2,7 @@
 
     y = (q(x) q(W)') s_x s_w + b      q(x) = round(x / s_x),  s_x = max |x| / 127 of a word piece, s_w of a row of W
 
-A scale for the whole batch, which quantisation libraries take, is faster still (measured: 1.9 times), but then a
+A scale for the whole batch, which quantisation libraries take, is faster still (measured: 1.8 times), but then a
 product's vector depends on what is encoded beside it. Source: vector-wise quantisation, Dettmers, Lewis, Belkada,
 Zettlemoyer, LLM.int8(), NeurIPS 2022 (arXiv 2208.07339), section 2.1.
 
