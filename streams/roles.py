@@ -1,6 +1,7 @@
 """Builds the roles of a process from their names, with the stores and replicas that they share."""
 
 import asyncio
+import logging
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -36,6 +37,8 @@ from streams.turns import Turns
 from streams.version_files import open_version
 from streams.versions import Versions, encoding, filled, version_of
 from streams.worker import Runnable, run_worker
+
+log = logging.getLogger(__name__)
 
 
 class UnknownRole(ValueError):
@@ -89,7 +92,9 @@ class Parts:
         def read() -> list[EncoderVersion]:
             rows = self.encoders.all()
             if not any(row.fingerprint == self.fingerprint and row.state != "removed" for row in rows):
-                self.encoders.add_untrained(self._untrained())
+                added = self.encoders.add_untrained(self._untrained())
+                if added.state != "serving":
+                    log.warning("others serve than the settings name: freshet encoders fill %s", self.fingerprint)
                 rows = self.encoders.all()
             return [version_of(row) for row in rows]
 

@@ -1,10 +1,15 @@
 """Versions of the encoders as they are told, and what a reader of them knows."""
 
+import asyncio
+from pathlib import Path
+
 import pytest
 from messages import NAMES
 
 from store.encoders import EncoderRow
 from streams.events import BadEvent
+from streams.roles import Parts
+from streams.settings import Settings
 from streams.versions import Versions, serving_of, version_of, version_record
 
 WIDTHS = {"image": 4, "text": 2, "fused": 2}
@@ -49,6 +54,22 @@ def test_in_whichever_order_the_two_records_of_a_switch_come_one_version_serves(
         put(versions, *before)  # written late
         assert versions.serving is not None
         assert versions.serving.fingerprint == "bb"
+
+
+def test_the_encoders_of_the_settings_serve_at_first_and_others_wait_until_they_are_switched_to(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class OtherParts(Parts):
+        fingerprint = "bb"
+
+    def told(parts: Parts) -> dict[str, str]:
+        return {version.fingerprint: version.state for version in asyncio.run(parts.stored_versions())}
+
+    parts = Parts(Settings(home=tmp_path))
+    assert told(parts) == told(parts) == {parts.fingerprint: "serving"}
+    assert caplog.messages == []
+    assert told(OtherParts(parts.settings)) == {parts.fingerprint: "serving", "bb": "idle"}
+    assert "others serve than the settings name: freshet encoders fill bb" in caplog.text
 
 
 def test_a_removed_version_does_not_serve() -> None:
