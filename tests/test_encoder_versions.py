@@ -1,6 +1,6 @@
 """Another version of the encoders in a running shop: filled beside the one that serves, killed, switched to, and back.
 
-Real processes on the embedded broker and the embedded vector store; the encoders alone are such as take no time.
+Real processes on either broker and the embedded vector store; the encoders alone are such as take no time.
 """
 
 import os
@@ -27,7 +27,6 @@ from encoders.weights import fingerprint_of, widths_of
 from store.encoders import EncoderRow
 from streams.broker import Broker
 from streams.cli import app
-from streams.embedded_broker import EmbeddedBroker
 from streams.ports import free_port
 from streams.roles import Parts
 from streams.settings import Settings
@@ -137,9 +136,10 @@ class Shop:
         return result.output
 
 
-@pytest.fixture
-def shop(tansu: EmbeddedBroker, broker_settings: MakeSettings) -> Iterator[Shop]:
-    shop = Shop(broker_settings(tansu, api_port=free_port(), partitions=2, shutdown_s=3.0, encode_batch=16))
+@pytest.fixture(params=["tansu", pytest.param("kafka", marks=pytest.mark.kafka)])
+def shop(request: pytest.FixtureRequest, broker_settings: MakeSettings) -> Iterator[Shop]:
+    broker = request.getfixturevalue(request.param)
+    shop = Shop(broker_settings(broker, api_port=free_port(), partitions=2, shutdown_s=3.0, encode_batch=16))
     yield shop
     codes = shop.close()
     assert set(codes.values()) <= {0, -signal.SIGTERM}, codes
