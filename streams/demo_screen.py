@@ -34,14 +34,20 @@ async def show(shop: Path | None, *, seconds: float, json: bool) -> None:
         if not playing.cancelling():  # a second Ctrl-C must not end the clearing away
             playing.cancel()
 
+    loop, heard = asyncio.get_running_loop(), []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # ignored: under nohup
-            asyncio.get_running_loop().add_signal_handler(number, end_early)
+            loop.add_signal_handler(number, end_early)
+            heard.append(number)
     try:
         seen = await playing
     except asyncio.CancelledError:
         console.print(STOPPED)
         return
+    finally:
+        for number in heard:  # nothing is left to end: a signal while the process exits must not change how it does
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
     if json:
         print(orjson.dumps(as_json(seen), option=orjson.OPT_INDENT_2).decode())
     else:
