@@ -52,7 +52,7 @@ def show(fingerprint: Fingerprint) -> None:
     """All that is told of a version, as JSON."""
     row = _store(read_settings()).get(fingerprint)
     by_api = [version for version in _versions_by_api() or [] if version["fingerprint"] == row.fingerprint]
-    print_json(by_api[0] if by_api else _told(row))
+    print_json(_told(row) | (by_api[0] if by_api else {}))
 
 
 @app.command()
@@ -101,7 +101,7 @@ def fill(
         return
     try:
         _show_filling(row)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Failure):  # also where nobody tells how far it is
         typer.echo(f"{row.fingerprint} is filled on: see `freshet encoders list`", err=True)
 
 

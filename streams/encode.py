@@ -52,12 +52,12 @@ class EncodeRole(Role[Event]):
     ) -> None:
         """open_encoder: None: the untrained encoders of the settings. serves: whether their vectors are waited for."""
         self.topics = (names.encode_requests,)
-        self.batch_max = settings.encode_batch
         self._vectors_topic = names.product_vectors
         self._settings = settings
         self._open = open_encoder or self._open_untrained
         self._turns = turns or Turns()
         self._serves = serves
+        self.batch_max = self._most()
         self._encoder: ProductEncoder | None = None
         self._loader: PictureLoader | None = None
         self._pictures_missing = 0
@@ -93,7 +93,7 @@ class EncodeRole(Role[Event]):
     async def prepare(self, batch: Sequence[Delivery[Event]]) -> Pictures:
         """The pictures of the batch, fetched and decoded side by side."""
         assert self._loader is not None, "start() comes first"
-        self.batch_max = self._settings.encode_batch if self._serves() else self._fewer()
+        self.batch_max = self._most()
         requests = [event for event in newest(batch) if isinstance(event, EncodeRequest)]
         pictures = await self._loader.load_pictures([request.image_links for request in requests])
         return dict(zip((request.product_id for request in requests), pictures, strict=True))
@@ -114,9 +114,10 @@ class EncodeRole(Role[Event]):
         known = {"device": self._encoder.device, "fingerprint": self._encoder.fingerprint} if self._encoder else {}
         return {**known, "pictures_missing": self._pictures_missing}
 
-    def _fewer(self) -> int:
-        """Products of a batch that nobody waits for: a new product waits at most until they are encoded."""
-        return max(1, self._settings.encode_batch // FILLING_BATCHES)
+    def _most(self) -> int:
+        """Products of the next batch; few where nobody waits for them, because a new product waits until it is done."""
+        most = self._settings.encode_batch
+        return most if self._serves() else max(1, most // FILLING_BATCHES)
 
     def _encode(self, contents: list[ProductContent]) -> list[EncodedProduct]:
         assert self._encoder is not None, "start() comes first"

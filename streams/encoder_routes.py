@@ -57,7 +57,6 @@ def _version(row: EncoderRow, answered: int | None, wanted: int | None) -> dict[
         "widths": dict(row.widths),
         "added_at": row.added_at,
         "has_files": row.has_files,
-        "about": dict(row.about),
         "encoded": answered,
         "lacks": lacks,
     }

@@ -26,6 +26,7 @@ from streams.encode import NO_LINKS, NO_WORDS, EncodeRole
 from streams.events import BadEvent, ProductVectors, unpack_vector
 from streams.index import IndexRole
 from streams.parsing import parse
+from streams.pictures import PictureLoader
 from streams.role import Message, Outcome
 from streams.settings import Settings
 
@@ -257,6 +258,18 @@ def test_what_the_encoder_cannot_take_is_a_bad_event(
     monkeypatch.setattr(ProductEncoder, "encode", not_finite)
     with pytest.raises(BadEvent, match=r"cannot take this product \(a value is not finite\): change its words or"):
         run(started, requests.message("red", request("red")))
+
+
+def test_a_version_that_is_filled_takes_a_quarter_of_a_batch_until_it_serves(tmp_path: Path) -> None:
+    serving = False
+    role = EncodeRole(Settings(home=tmp_path, encode_batch=32), NAMES, serves=lambda: serving)
+    assert role.batch_max == 8
+    role._loader = PictureLoader()
+    asyncio.run(role.prepare([]))
+    assert role.batch_max == 8
+    serving = True
+    asyncio.run(role.prepare([]))
+    assert role.batch_max == 32
 
 
 def test_nothing_imports_torch_before_the_role_starts() -> None:
