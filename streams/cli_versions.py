@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streams.cli_ask import Json, ask, names_of, print_json, print_table
+from streams.cli_encoders import Columns, Folder, Seed
 from streams.terminal import Failure, progress_bars, read_settings
 
 if TYPE_CHECKING:
@@ -53,6 +54,26 @@ def show(fingerprint: Fingerprint) -> None:
     row = _store(read_settings()).get(fingerprint)
     by_api = [version for version in _versions_by_api() or [] if version["fingerprint"] == row.fingerprint]
     print_json(_told(row) | (by_api[0] if by_api else {}))
+
+
+@app.command()
+def train(
+    folder: Folder,
+    columns: Columns = "",
+    clicks: Annotated[Path | None, typer.Option(help="clicks.jsonl: what users clicked one after the other.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Teach a version on a shop's own folder and make it known: `freshet train align`, `fuse` and `add` in one go."""
+    from encoders.training.fuse import FuseRule
+    from streams.training.fusing import train_fuse
+    from streams.training.runs import Options
+    from streams.training.session import session
+
+    settings = read_settings()
+    out = settings.home / settings.namespace / "encoders" / "taught"
+    with session(settings, "fuse", Options(seed=seed), None, None) as its:
+        typer.echo(train_fuse(its, folder, columns, out, FuseRule(), None, clicks))
+    add(out)
 
 
 @app.command()

@@ -186,9 +186,9 @@ def test_wrong_variables_are_named_with_what_they_should_be_and_secrets_are_not_
         r"error parsing value for field \"seen_events\".*: write a list as JSON, like '\[\"purchase\"\]'",
     )
     refused(
-        freshet("topics", "show", FRESHET_IMAGE_ENCODER="hub:nothing"),
+        freshet("topics", "show", FRESHET_IMAGE_ENCODER="package:nothing"),
         78,
-        r"'hub:nothing' is no source of image weights: available are package:.*",
+        r"'package:nothing' is no source of image weights: available are package:.*",
     )
 
 

@@ -121,3 +121,5 @@ def test_the_guide_s_ten_commands_lead_from_a_catalogue_to_a_switched_encoder_an
     assert "fused taught" in said[4]
     assert f"filling {taught}" in said[6] or f"{taught} is full" in said[6]
     assert "dress" in said[9], "of a drawn shop some are dresses, and words find them"
+    in_one_go = shop.run("freshet encoders train shop --clicks shop/clicks.jsonl")
+    assert re.search(r"\b([0-9a-f]{12}) is idle: fill it with `freshet encoders fill \1`", in_one_go)
