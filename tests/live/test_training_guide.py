@@ -15,6 +15,7 @@ import pytest
 
 from streams.ports import free_port
 from streams.shop import draw_shop
+from streams.supervisor import dies_with_parent
 
 pytestmark = pytest.mark.timeout(540)
 
@@ -36,7 +37,14 @@ class Shop:
         self._environment = inherited | ports | own | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "150"}
         self._api = f"http://127.0.0.1:{ports['FRESHET_API_PORT']}"
         self._log = (folder / "up.log").open("wb")
-        self._up = subprocess.Popen(self._command("up"), cwd=folder, env=self._environment, stdout=self._log, stderr=2)
+        self._up = subprocess.Popen(
+            self._command("up"),
+            cwd=folder,
+            env=self._environment,
+            stdout=self._log,
+            stderr=self._log,
+            preexec_fn=dies_with_parent(),
+        )
         self.until_ready()
 
     def run(self, command: str) -> str:
