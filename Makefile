@@ -12,7 +12,7 @@ FOLDERS = $(or $(FRESHET_DATA),../shared/data)
 RETAIL = $(or $(SHOP),$(FOLDERS)/online-retail)
 FASHION = $(or $(SHOP),$(FOLDERS)/fashion-5k)
 EVALUATED := .freshet/evaluate
-ALIGNED := .freshet/encoders/aligned
+TAUGHT := .freshet/encoders/taught
 EVALUATE = .venv/bin/freshet evaluate $(EVALUATED)/clicks.jsonl --catalog $(EVALUATED)/catalog.jsonl --jobs 2
 
 .DEFAULT_GOAL := help
@@ -50,9 +50,12 @@ evaluate: .venv/.test  ## Evaluate Freshet beside its baselines on two years of 
 	@$(EVALUATE) --models freshet,item-knn,transitions --every 5 --shuffle-ties --checkpoints $(EVALUATED)/shuffled
 
 evaluate-encoders: .venv/.test  ## Evaluate the encoders on 5,000 real products with photos, and on groceries (minutes, mostly encoding)
-	@.venv/bin/freshet train align "$(FASHION)" $(ALIGNED)
-	@.venv/bin/freshet encoders evaluate "$(FASHION)" --version $(ALIGNED)
-	@.venv/bin/freshet encoders evaluate "$(FOLDERS)/grocery" --version $(ALIGNED)
+	@.venv/bin/freshet train align "$(FASHION)" $(TAUGHT)/aligned
+	@.venv/bin/freshet encoders evaluate "$(FASHION)" --version $(TAUGHT)/aligned
+	@.venv/bin/freshet train fuse "$(FASHION)" $(TAUGHT)/unlabelled --version $(TAUGHT)/aligned --category-weight 0 --pull .2
+	@.venv/bin/freshet train fuse "$(FASHION)" $(TAUGHT)/fused --version $(TAUGHT)/aligned
+	@.venv/bin/freshet train transfer "$(FOLDERS)/grocery" $(TAUGHT)/carried --version $(TAUGHT)/aligned
+	@.venv/bin/freshet encoders evaluate "$(FOLDERS)/grocery" --version $(TAUGHT)/aligned
 
 clean:  ## Remove .venv and caches; .freshet, where data lives, stays
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

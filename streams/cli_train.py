@@ -42,6 +42,10 @@ def align(
     folder: Folder,
     out: Out,
     columns: Columns = "",
+    unfreeze: Annotated[
+        int, typer.Option(min=0, help="So many last layers of the text network learn too, after the heads; slow.")
+    ] = 0,
+    unfreeze_epochs: Annotated[int, typer.Option(min=1, help="Of those layers.")] = 2,
     epochs: Epochs = None,
     batch: Batch = None,
     learning_rate: Rate = None,
@@ -60,6 +64,7 @@ def align(
     A fifth of the products is held out, and tells what the heads are worth. A run that was killed goes on.
     """
     from encoders.training.align import AlignmentRule
+    from encoders.training.unfreeze import UnfreezeRule
     from streams.training.aligning import train_align
     from streams.training.runs import Options
     from streams.training.session import session
@@ -68,8 +73,9 @@ def align(
         optimizer, learning_rate, batch, epochs, precision, seed,
         is_fresh=fresh, tensorboard=tensorboard, search=search, trials=trials,
     )  # fmt: skip
+    onward = UnfreezeRule(layers=unfreeze, epochs=unfreeze_epochs) if unfreeze else None
     with session(read_settings(), "align", options, device, run) as its:
-        tell(train_align(its, folder, columns, out, options.applied(AlignmentRule())))
+        tell(train_align(its, folder, columns, out, options.applied(AlignmentRule()), onward))
 
 
 @train_app.command()

@@ -11,7 +11,7 @@ from encoders.training.fuse import NO_CATEGORY, FuseRule, Taught, _Terms, fuse, 
 from encoders.training.loop import Batch, CannotTrain, Run
 from encoders.training.processes import Processes
 
-RULE = FuseRule(epochs=40, batch=40, learning_rate=1e-2, dropout=0.0)
+RULE = FuseRule(align=0.1, pull=1e-3, epochs=40, batch=40, learning_rate=1e-2, dropout=0.0)
 NO_CLICKS = np.zeros((0, 2), np.int64)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from encoders.text import TextEncoder
@@ -207,7 +208,7 @@ def test_fuse_learns_from_clicks_pictures_and_categories(shop: Path, tmp_path: P
     assert fusion.mix is not None
     assert not np.allclose(fusion.mix, np.eye(fusion.width))
     np.testing.assert_array_equal(fusion.heads.words.weight, before.heads.words.weight)
-    assert version.about["taught"] == read_version(aligned).about["taught"]
+    assert sorted(version.about["taught"]) == sorted(read_version(aligned).about["taught"])
 
 
 def test_fuse_without_a_version_clicks_and_categories_teaches_by_pictures_and_words(shop: Path, tmp_path: Path) -> None:
@@ -240,3 +241,20 @@ def test_transfer_tells_what_none_few_and_all_pairs_give(shop: Path, tmp_path: P
     wrong = train(tmp_path, "transfer", shop, tmp_path / "out", "--version", aligned, "--shots", "0,4")
     assert wrong.exit_code == 2
     assert "--shots 0,4: write whole numbers from 1 on" in " ".join(wrong.stderr.replace("│", " ").split())
+
+
+def test_align_teaches_the_last_layers_of_the_text_network_too(shop: Path, tmp_path: Path, tiny: str) -> None:
+    options = ["--epochs", 3, "--unfreeze", 1, "--unfreeze-epochs", 2]
+    result = train(tmp_path, "align", shop, tmp_path / "out", *options, FRESHET_TEXT_ENCODER=tiny)
+    assert result.exit_code == 0, result.output
+    assert "before the network learned too" in result.stdout
+    version = read_version(tmp_path / "out")
+    assert version.text_source == f"path:{tmp_path / 'out' / 'text'}"
+    before, after = (load_file(Path(source.removeprefix("path:")) / "model.safetensors") for source in
+                     (tiny, version.text_source))  # fmt: skip
+    changed = {name for name, array in after.items() if not np.array_equal(array, before[name])}
+    assert changed
+    assert all(name.startswith("encoder.layer.1.") for name in changed)
+    many = train(tmp_path, "align", shop, tmp_path / "many", "--unfreeze", 9, FRESHET_TEXT_ENCODER=tiny)
+    assert many.exit_code == 1
+    assert "the text network has 2 layers: unfreeze 1 to all of them" in many.stderr

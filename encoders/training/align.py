@@ -115,6 +115,15 @@ def head_of(layer: nn.Linear, known: tuple[Vectors, Vectors]) -> Head:
     return Head(*known, layer.weight.detach().cpu().numpy(), layer.bias.detach().cpu().numpy())
 
 
+def layer_of(head: Head) -> nn.Linear:
+    """The head's layer, to learn on."""
+    layer = nn.Linear(head.weight.shape[1], head.weight.shape[0])
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(head.weight.copy()))
+        layer.bias.copy_(torch.from_numpy(head.bias.copy()))
+    return layer
+
+
 def check_pairs(pictures: int, words: int) -> None:
     """Raises TooFewPairs unless there are as many pictures as words, and enough."""
     if words < PAIRS_MIN or pictures != words:

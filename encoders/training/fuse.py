@@ -34,12 +34,12 @@ class FuseRule(NamedTuple):
     """How W learns."""
 
     clicks: float = 1.0  # weights of the terms
-    align: float = 0.1
+    align: float = 2.0
     category: float = 1.0
-    pull: float = 1e-3
+    pull: float = 3e-3  # without clicks and categories: .2, or the kinds of products drift apart
     temperature: float = 0.1  # of clicks and categories; that of align is learned
     dropout: float = 0.1  # share of a vector's values that a step does not see
-    epochs: int = 30
+    epochs: int = 20
     batch: int = 1_000
     learning_rate: float = 1e-3
     weight_decay: float = 0.0  # toward zero: the pull is toward the start

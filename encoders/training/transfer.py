@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from encoders.alignment import Alignment, Head
-from encoders.training.align import contrast, head_of, sharpness_of
+from encoders.training.align import contrast, head_of, layer_of, sharpness_of
 from encoders.training.loop import Batch, CannotTrain, Optimizer, Precision, Run, train
 
 Vectors = NDArray[np.float32]
@@ -63,7 +63,7 @@ def transfer(
     class Pairs(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.pictures, self.words = _layer(start.pictures), _layer(start.words)
+            self.pictures, self.words = layer_of(start.pictures), layer_of(start.words)
             self.drop = nn.Dropout(rule.dropout)
             self.sharpness = sharpness_of(rule.temperature)
             began = [*self.pictures.parameters(), *self.words.parameters()]
@@ -88,11 +88,3 @@ def transfer(
 def _known(head: Head, features: Vectors) -> Tensor:
     """(n, V) as the head reads them."""
     return torch.from_numpy(((features - head.mean) / head.spread).astype(np.float32))
-
-
-def _layer(head: Head) -> nn.Linear:
-    layer = nn.Linear(head.weight.shape[1], head.weight.shape[0])
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(head.weight.copy()))
-        layer.bias.copy_(torch.from_numpy(head.bias.copy()))
-    return layer

@@ -31,6 +31,7 @@ Vectors = NDArray[np.float32]
 Told = Callable[[int, int], None]
 AT_ONCE = 32
 PICTURE_LIMITS = ("pictures_allow_private", "picture_max_bytes", "picture_max_pixels", "picture_timeout_s")
+PARTS = 3  # title, headline, details
 
 
 class Features(NamedTuple):
@@ -133,21 +134,36 @@ class _Reader:
         both = self._image.encode([*pixels, *(np.ascontiguousarray(array[:, ::-1]) for array in pixels)])
         images = np.zeros((2, len(products), self._image.width), np.float32)
         images[:, there] = both.reshape(2, len(there), self._image.width)
-        contents = [
-            product_content(
-                title=product.title,
-                brand=product.brand,
-                category=product.category,
-                attributes=product.attributes,
-                description=product.description,
-            )
-            for product in products
-        ]
-        texts = [product.title for product in products] + [each.text for each in contents]
-        encoded = self._text.encode([*texts, *(each.details for each in contents)])
-        nothing = np.zeros(self._text.width, np.float32)
-        rows = np.array([nothing if vector is None else vector for vector in encoded], np.float32)
-        return Features(*images, *rows.reshape(3, len(products), -1))
+        return Features(*images, *_said(self._text, products))
+
+
+def read_again(features: Features, products: Sequence[ProductUpsert], encoder: TextEncoder) -> Features:
+    """The features of the same products with what this encoder reads of their words."""
+    parts = [_said(encoder, products[begin : begin + AT_ONCE]) for begin in range(0, len(products), AT_ONCE)]
+    return Features(features.image, features.mirrored, *np.concatenate(parts, axis=1))
+
+
+def texts_of(products: Sequence[ProductUpsert]) -> list[tuple[str, str, str]]:
+    """Title, headline and details of each, as an encoder reads them."""
+    contents = [
+        product_content(
+            title=product.title,
+            brand=product.brand,
+            category=product.category,
+            attributes=product.attributes,
+            description=product.description,
+        )
+        for product in products
+    ]
+    return [(product.title, each.text, each.details) for product, each in zip(products, contents, strict=True)]
+
+
+def _said(encoder: TextEncoder, products: Sequence[ProductUpsert]) -> Vectors:
+    """(3, n, T) of titles, headlines and details."""
+    encoded = encoder.encode([text for part in zip(*texts_of(products), strict=True) for text in part])
+    nothing = np.zeros(encoder.width, np.float32)
+    rows = np.array([nothing if vector is None else vector for vector in encoded], np.float32)
+    return rows.reshape(PARTS, len(products), encoder.width)
 
 
 def _joined(parts: Sequence[Features]) -> Features:
