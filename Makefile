@@ -52,7 +52,7 @@ evaluate: .venv/.test  ## Evaluate Freshet beside its baselines on two years of 
 evaluate-encoders: .venv/.test  ## Evaluate the encoders on 5,000 real products with photos, and on groceries (minutes, mostly encoding)
 	@.venv/bin/freshet train align "$(FASHION)" $(TAUGHT)/aligned
 	@.venv/bin/freshet encoders evaluate "$(FASHION)" --version $(TAUGHT)/aligned
-	@.venv/bin/freshet train fuse "$(FASHION)" $(TAUGHT)/unlabelled --version $(TAUGHT)/aligned --category-weight 0 --pull .2
+	@.venv/bin/freshet train fuse "$(FASHION)" $(TAUGHT)/unlabelled --version $(TAUGHT)/aligned --category-weight 0 --align-weight .1 --pull .01
 	@.venv/bin/freshet train fuse "$(FASHION)" $(TAUGHT)/fused --version $(TAUGHT)/aligned
 	@.venv/bin/freshet train transfer "$(FOLDERS)/grocery" $(TAUGHT)/carried --version $(TAUGHT)/aligned
 	@.venv/bin/freshet encoders evaluate "$(FOLDERS)/grocery" --version $(TAUGHT)/aligned
