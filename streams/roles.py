@@ -203,21 +203,26 @@ class Parts:
 def _catalog(parts: Parts) -> Runnable:
     from streams.catalog import CatalogRole, NotesRole
 
+    products = parts.products  # opened now: a database that does not answer ends the worker, to be started again
+
     def choose(versions: list[EncoderVersion]) -> list[Wanted]:
         notes = [Wanted(one.fingerprint, one.group, is_vital=True) for one in encoding(versions)[:1]]
         return [Wanted("", is_vital=True), *notes]
 
     def make(_: Wanted, version: EncoderVersion | None) -> Runnable:
         if version is None:
-            return _lossless(parts, CatalogRole(parts.settings, parts.names, parts.products))
+            return _lossless(parts, CatalogRole(parts.settings, parts.names, products))
         names = topic_names(parts.settings, version.fingerprint)
-        return _lossless(parts, NotesRole(parts.settings, names, parts.products, version.group))
+        return _lossless(parts, NotesRole(parts.settings, names, products, version.group))
 
     return PerVersion("catalog", parts.settings, parts.stored_versions, choose, make)
 
 
 def _encode(parts: Parts) -> Runnable:
+    from encoders.product import use_device
     from streams.encode import EncodeRole
+
+    use_device(parts.settings.device, parts.settings.encode_threads)  # a wrong one is told before any version comes
 
     def choose(versions: list[EncoderVersion]) -> list[Wanted]:
         return [Wanted(one.fingerprint, one.group, is_vital=place == 0) for place, one in enumerate(encoding(versions))]
