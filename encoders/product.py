@@ -13,7 +13,7 @@ from encoders.product_tokens import ProductTokens, product_tokens
 from encoders.taught_fusion import Words
 from encoders.text import TextEncoder, product_text
 from encoders.token_fusion import token_fusion
-from encoders.version import Version
+from encoders.version import UnusableVersion, Version
 from encoders.weights import TEXT_RECIPE, find_weights
 
 Vector = NDArray[np.float32]
@@ -71,7 +71,7 @@ class ProductEncoder:
         threads          of torch on a CPU, for the whole process
         pickled_weights  as in find_weights
 
-        Raises UnknownSource if a source's weights cannot be had, UnknownDevice.
+        Raises UnknownSource if a source's weights cannot be had, UnknownDevice, UnusableVersion.
         """
         image_weights = find_weights(version.image_source, "image", pickled_weights=pickled_weights)
         text_weights = find_weights(version.text_source, "text", pickled_weights=pickled_weights)
@@ -81,7 +81,10 @@ class ProductEncoder:
         self.widths = version.widths
         self._image = ImageEncoder(image_weights, device=device)
         self._text = TextEncoder(text_weights, device=device)
-        self.token_fusion = token_fusion(version.arrays, self.widths, device)  # None: what serves attends to no tokens
+        try:
+            self.token_fusion = token_fusion(version.arrays, self.widths, device)  # None: it attends to no tokens
+        except ValueError as error:  # a parameter is missing, or of another shape
+            raise UnusableVersion(f"the version's encoder is not whole ({error}): teach it again") from error
         self._fusion = version.taught_fusion() or Fusion(self.widths)
 
     def encode(self, batch: Sequence[ProductContent]) -> list[EncodedProduct]:

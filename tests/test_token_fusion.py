@@ -118,3 +118,6 @@ def test_two_kinds_and_arrays_that_do_not_fit_are_refused() -> None:
     unread = Version(IMAGE, TEXT, {SEQUENCES + "score": np.array([7], np.float32)})
     with pytest.raises(UnusableVersion, match=r"score cannot be read \(the score is \[7.0\]: write the place of one"):
         unread.widths  # noqa: B018
+    lacking = Version(IMAGE, TEXT, {k: a for k, a in cross_modal().arrays.items() if k != CROSS_MODAL + "query"})
+    with pytest.raises(UnusableVersion, match=r"encoder is not whole \('query' is in the shape, .*teach it again"):
+        ProductEncoder(lacking, "cpu")
