@@ -12,7 +12,8 @@ from encoders.image import ImageEncoder, Pixels
 from encoders.product_tokens import ProductTokens, product_tokens
 from encoders.taught_fusion import Words
 from encoders.text import TextEncoder, product_text
-from encoders.version import Version
+from encoders.token_fusion import token_fusion
+from encoders.version import UnusableVersion, Version
 from encoders.weights import TEXT_RECIPE, find_weights
 
 Vector = NDArray[np.float32]
@@ -70,7 +71,7 @@ class ProductEncoder:
         threads          of torch on a CPU, for the whole process
         pickled_weights  as in find_weights
 
-        Raises UnknownSource if a source's weights cannot be had, UnknownDevice.
+        Raises UnknownSource if a source's weights cannot be had, UnknownDevice, UnusableVersion.
         """
         image_weights = find_weights(version.image_source, "image", pickled_weights=pickled_weights)
         text_weights = find_weights(version.text_source, "text", pickled_weights=pickled_weights)
@@ -80,6 +81,10 @@ class ProductEncoder:
         self.widths = version.widths
         self._image = ImageEncoder(image_weights, device=device)
         self._text = TextEncoder(text_weights, device=device)
+        try:
+            self.token_fusion = token_fusion(version.arrays, self.widths, device)  # None: it attends to no tokens
+        except ValueError as error:  # a parameter is missing, or of another shape
+            raise UnusableVersion(f"the version's encoder is not whole ({error}): teach it again") from error
         self._fusion = version.taught_fusion() or Fusion(self.widths)
 
     def encode(self, batch: Sequence[ProductContent]) -> list[EncodedProduct]:
@@ -92,7 +97,9 @@ class ProductEncoder:
         texts = [_weigh(*both) for both in zip(headlines, details, strict=True)]
         facts = encode_facts([product.facts for product in batch])
         V, T = self.widths["image"], self.widths["text"]
-        if isinstance(self._fusion, Fusion):
+        if self.token_fusion is not None:
+            fused = self.token_fusion.fuse(self.tokens(batch)).vectors
+        elif isinstance(self._fusion, Fusion):
             fused = self._fusion.fuse(Modalities(_rows(images, V), _rows(texts, T), facts))
         else:
             words = Words(_rows(titles, T), _rows(headlines, T), _rows(details, T))
@@ -121,7 +128,11 @@ class ProductEncoder:
         vectors = {name: vector for name, (vector, _) in asked.items() if vector is not None}
         if not vectors:
             return {}
-        fused = np.stack([self._fuse_query(**{name: vector}) for name, vector in vectors.items()])
+        if self.token_fusion is not None:
+            alone = {"text": ProductContent(words), "image": ProductContent("", () if picture is None else (picture,))}
+            fused = self.token_fusion.fuse(self.tokens([alone[name] for name in vectors])).vectors
+        else:
+            fused = np.stack([self._fuse_query(**{name: vector}) for name, vector in vectors.items()])
         weights = np.array([asked[name][1] for name in vectors], np.float32)
         return {**vectors, "fused": unit_rows(weights[None] @ fused)[0]}
 

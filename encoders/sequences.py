@@ -61,7 +61,7 @@ class SequenceFusion:
         pooled = Fusion(widths, recipe, attributes=attributes, score=score, matrix=matrix)
         self.width = pooled.width
         self._maps, self._importances = pooled.maps, pooled.importances
-        self._score: Score = score
+        self.score: Score = score
         self._matrix = matrix
 
     def fuse(self, image: TokenSet, text: TokenSet, attributes: TokenSet | None = None) -> Attended:
@@ -77,7 +77,7 @@ class SequenceFusion:
         tokens, shares = self._joined(image, text, attributes)
         query = np.einsum("bn,bnd->bd", shares, tokens)
         present = shares > 0
-        weights = attention_weights(query, tokens, present, self._score, self._matrix) * shares
+        weights = attention_weights(query, tokens, present, self.score, self._matrix) * shares
         weights /= np.maximum(weights.sum(1, keepdims=True), np.float32(1e-30))
         attended = np.einsum("bn,bnd->bd", weights, tokens)
         vectors = np.zeros_like(attended)

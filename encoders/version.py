@@ -17,11 +17,13 @@ import orjson
 from numpy.typing import NDArray
 
 from encoders.taught_fusion import PREFIX, RECIPE, TaughtFusion
+from encoders.token_fusion import CROSS_MODAL, SEQUENCES, score_of, under
 from encoders.weights import fingerprint_of, widths_of
 
 Arrays = Mapping[str, NDArray[np.float32]]
 FORMAT = "freshet-encoder-1"
 FILE = "encoder.safetensors"
+KINDS = (PREFIX, CROSS_MODAL, SEQUENCES)
 
 
 class UnusableVersion(ValueError):
@@ -51,8 +53,43 @@ class Version:
     @cached_property
     def widths(self) -> dict[str, int]:
         """V, T and D by the vectors' names. Raises UnknownSource."""
-        widths = widths_of(self.image_source, self.text_source)
+        widths, kind = widths_of(self.image_source, self.text_source), self.kind
+        if kind == CROSS_MODAL:
+            return {**widths, "fused": self._cross_modal_width(widths)}
+        if kind == SEQUENCES:
+            self._check_sequences(widths["fused"])
         return widths if (taught := self.taught_fusion()) is None else {**widths, "fused": taught.width}
+
+    @property
+    def kind(self) -> str | None:
+        """Which prefix its arrays have: PREFIX, CROSS_MODAL, SEQUENCES; None: untrained. Raises UnusableVersion."""
+        there = [kind for kind in KINDS if any(name.startswith(kind) for name in self.arrays)]
+        if len(there) > 1:
+            raise UnusableVersion(f"the version has arrays of {' and '.join(there)}: one kind serves, teach it again")
+        return there[0] if there else None
+
+    def _cross_modal_width(self, widths: Mapping[str, int]) -> int:
+        """D, told by its shape (encoders.cross_modal.CrossModalShape), which is read here without torch."""
+        told = self.arrays.get(CROSS_MODAL + "shape", np.zeros(0))
+        if told.ndim != 1 or len(told) < 3 or tuple(told[:2]) != (widths["image"], widths["text"]):
+            raise UnusableVersion(
+                f"the version's cross-modal encoder is of the shape {told.tolist()}, the pictures and words here are "
+                f"{widths['image']} and {widths['text']} wide: teach it again"
+            )
+        return int(told[2])
+
+    def _check_sequences(self, width: int) -> None:
+        own = under(self.arrays, SEQUENCES)
+        matrix = own.get("matrix")
+        try:
+            is_learned = score_of(own) == "learned"
+        except (KeyError, ValueError) as error:
+            raise UnusableVersion(f"the version's score cannot be read ({error}): teach it again") from error
+        if is_learned != (matrix is not None) or (
+            matrix is not None and matrix.shape not in ((width,), (width, width))
+        ):
+            shape = None if matrix is None else matrix.shape
+            raise UnusableVersion(f"the version's matrix is {shape}: the learned score alone has one, {width} wide")
 
     def taught_fusion(self) -> TaughtFusion | None:
         """The fusion that was taught; None: the version is untrained. Raises UnusableVersion."""

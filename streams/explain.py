@@ -114,18 +114,27 @@ def explain(
 
     check  encode the product again without each part and each place: some seconds on a CPU
 
+    Of a cross-modal version weights are its query's, and contributions the same, without facts, which it does not
+    read. Such a version, and one of a score of its own, takes no other score.
     Of a version whose fusion was taught, weights and contributions are of attention before that; the check is of it.
     Raises NothingToExplain; BadPicture, FloatingPointError as the encoder does.
     """
     tokens, served = encoder.tokens([content])[0], encoder.encode([content])[0].fused
     if served is None:
         raise NothingToExplain("the product has neither words nor a picture, so it has no vector")
-    fusion = SequenceFusion(encoder.widths, score=score)
+    serving = encoder.token_fusion
+    if serving is not None and serving.sequences is not None:
+        fusion, score = serving.sequences, serving.sequences.score
+    else:
+        fusion = SequenceFusion(encoder.widths, score=score)
     widths = (encoder.widths["image"], encoder.widths["text"], ATTRIBUTES_RECIPE.width)
     own = (tokens.image, tokens.text, tokens.attributes)
     image, text, facts = (padded([of], width) for of, width in zip(own, widths, strict=True))
     found = fusion.fuse(image, text, facts)
     contributions = fusion.contributions(image, text, facts, found)
+    if serving is not None and serving.sequences is None:  # the cross-modal query's own
+        found = serving.fuse([tokens])
+        contributions = found.image, found.text, found.attributes
     parts = _words(content, tokens, found.text[0], contributions[1][0])
     parts += _facts(content, tokens, found.attributes[0], contributions[2][0])
     count = int(np.prod(tokens.grid))
