@@ -136,7 +136,8 @@ class Shop:
         return result.output
 
 
-@pytest.fixture(params=[pytest.param("kafka", marks=pytest.mark.kafka)])  # the embedded broker: live/test_training_guide
+# On the embedded broker live/test_training_guide.py switches.
+@pytest.fixture(params=[pytest.param("kafka", marks=pytest.mark.kafka)])
 def shop(request: pytest.FixtureRequest, broker_settings: MakeSettings) -> Iterator[Shop]:
     broker = request.getfixturevalue(request.param)
     shop = Shop(broker_settings(broker, api_port=free_port(), partitions=2, shutdown_s=3.0, encode_batch=16))

@@ -52,7 +52,7 @@ def read_taught(folder: Path, settings: Settings, features: Features | None = No
             "FRESHET_IMAGE_ENCODER and FRESHET_TEXT_ENCODER, or teach it again"
         )
     if (fusion := version.taught_fusion()) is None:
-        raise UnusableVersion(f"{folder} is of untrained encoders: name a folder that `freshet train` made")
+        raise UnusableVersion(f"{folder} has no taught fusion: name a folder that `freshet train align` or `fuse` made")
     if features is not None:
         wanted = (features.image.shape[1], features.title.shape[1])
         if (widths := (len(fusion.image.mean), len(fusion.text.mean))) != wanted:
