@@ -241,7 +241,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnusableVersion, match=r"is of the encoders .*, these are .*other.*: set FRESHET_IMAGE_ENCODER"):
         read_taught(tmp_path, Settings(text_encoder="package:other"), features)
     write_version(tmp_path, Version(Settings().image_encoder, Settings().text_encoder))
-    with pytest.raises(UnusableVersion, match="is of untrained encoders: name a folder that `freshet train` made"):
+    with pytest.raises(
+        UnusableVersion, match="has no taught fusion: name a folder that `freshet train align` or `fuse` made"
+    ):
         read_taught(tmp_path, Settings(), features)
 
 
