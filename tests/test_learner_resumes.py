@@ -142,7 +142,7 @@ def test_a_learner_killed_again_and_again_ends_where_one_that_lived_ends(
     truth = without_a_death(settings, topics)
     assert meta["examples"] == CLICKS == truth.model.examples
     assert meta["positions"] == {"0": len(published)}
-    # Two processes may round the last bit differently; an example learned twice moves its rows by a thousand times more.
+    # Two processes may round the last bit differently; an example learned twice moves its rows a thousand times more.
     for name, array in truth.model.state().items():
         np.testing.assert_allclose(arrays[MODEL + name], array, rtol=1e-4, atol=1e-5, err_msg=name)
     for name, array in truth.stage.state(truth.model.products).items():
