@@ -12,7 +12,7 @@ cosines. X is the sum of the tokens present. The score is one of
     learned     x' A y / sqrt(D)        with a matrix A that is taught (Luong, Pham, Manning, EMNLP 2015, "general")
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -57,8 +57,8 @@ class Fusion:
         matrix      of the score "learned", (D, D) or the diagonal of it, (D,)
         """
         self.width = recipe.text_width + recipe.image_width + attributes
-        self._score: Score = score
-        self._matrix = matrix
+        self.score: Score = score
+        self.matrix = matrix
         self.importances = {
             "image": recipe.image_importance,
             "text": recipe.text_importance,
@@ -72,7 +72,7 @@ class Fusion:
         present = products.present  # (B, M)
         parts = zip(self.importances, products, strict=True)
         tokens = np.stack([self._token(modality, rows) for modality, rows in parts], axis=1)  # (B, M, D)
-        weights = attention_weights(tokens.sum(1), tokens, present, self._score, self._matrix)  # (B, M)
+        weights = attention_weights(tokens.sum(1), tokens, present, self.score, self.matrix)  # (B, M)
         attended = np.einsum("bm,bmd->bd", weights, tokens)
         fused: Vectors = np.zeros_like(attended)
         some = present.any(1)
@@ -154,6 +154,15 @@ def orthonormal_maps(widths: Mapping[str, int], blocks: Mapping[str, int], *, se
         maps[modality][:, begin : begin + kept] = directions
         begin += room
     return maps
+
+
+def rows_or_zeros(vectors: Sequence[Vectors | None], width: int) -> Vectors:
+    """(B, width) float32, zeros where there is none."""
+    rows = np.zeros((len(vectors), width), np.float32)
+    for row, vector in zip(rows, vectors, strict=True):
+        if vector is not None:
+            row[:] = vector
+    return rows
 
 
 def unit_rows(rows: Vectors) -> Vectors:

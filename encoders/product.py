@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.attributes import Fact, encode_facts, product_facts
-from encoders.fusion import Fusion, Modalities, attend, unit_rows
+from encoders.fusion import Fusion, Modalities, attend, rows_or_zeros, unit_rows
 from encoders.image import ImageEncoder, Pixels
 from encoders.product_tokens import ProductTokens, product_tokens
 from encoders.taught_fusion import Words
@@ -100,10 +100,10 @@ class ProductEncoder:
         if self.token_fusion is not None:
             fused = self.token_fusion.fuse(self.tokens(batch)).vectors
         elif isinstance(self._fusion, Fusion):
-            fused = self._fusion.fuse(Modalities(_rows(images, V), _rows(texts, T), facts))
+            fused = self._fusion.fuse(Modalities(rows_or_zeros(images, V), rows_or_zeros(texts, T), facts))
         else:
-            words = Words(_rows(titles, T), _rows(headlines, T), _rows(details, T))
-            fused = self._fusion.fuse(_rows(images, V), words, facts)
+            words = Words(rows_or_zeros(titles, T), rows_or_zeros(headlines, T), rows_or_zeros(details, T))
+            fused = self._fusion.fuse(rows_or_zeros(images, V), words, facts)
         return [
             EncodedProduct(image, text, vector if image is not None or text is not None else None)
             for image, text, vector in zip(images, texts, fused, strict=True)
@@ -138,7 +138,7 @@ class ProductEncoder:
 
     def _fuse_query(self, *, image: Vector | None = None, text: Vector | None = None) -> Vector:
         """(D,) of a picture or of words without a product: nothing else is known."""
-        images, texts = _rows([image], self.widths["image"]), _rows([text], self.widths["text"])
+        images, texts = rows_or_zeros([image], self.widths["image"]), rows_or_zeros([text], self.widths["text"])
         facts = encode_facts([()])
         if isinstance(self._fusion, Fusion):
             fused = self._fusion.fuse(Modalities(images, texts, facts))
@@ -192,9 +192,3 @@ def _weigh(headline: Vector | None, details: Vector | None) -> Vector | None:
         return details if headline is None else headline
     weighed: Vector = unit_rows((headline + TEXT_RECIPE.details_weight * details)[None, :])[0]
     return weighed
-
-
-def _rows(vectors: Sequence[Vector | None], width: int) -> Vector:
-    """(B, width), zeros where there is none."""
-    zeros = np.zeros(width, np.float32)
-    return np.stack([zeros if vector is None else vector for vector in vectors]) if vectors else zeros[None, :][:0]

@@ -16,15 +16,15 @@ Shapes: R places of pictures, S word pieces, C facts, N all of them, W the width
 of the fused vector.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoders.attributes import Fact, encode_facts
-from encoders.fusion import Fusion, Score, attention_weights, unit_rows
-from encoders.weights import ATTRIBUTES_RECIPE, FUSION_RECIPE, AttributesRecipe, FusionRecipe
+from encoders.fusion import Fusion, attention_weights, unit_rows
+from encoders.weights import ATTRIBUTES_RECIPE, AttributesRecipe
 
 Vectors = NDArray[np.float32]
 
@@ -48,21 +48,9 @@ class Attended(NamedTuple):
 class SequenceFusion:
     """The maps and importances of encoders.fusion.Fusion, on sequences."""
 
-    def __init__(
-        self,
-        widths: Mapping[str, int],
-        recipe: FusionRecipe = FUSION_RECIPE,
-        *,
-        attributes: int = ATTRIBUTES_RECIPE.width,
-        score: Score = "cosine",
-        matrix: Vectors | None = None,
-    ) -> None:
-        """As Fusion."""
-        pooled = Fusion(widths, recipe, attributes=attributes, score=score, matrix=matrix)
-        self.width = pooled.width
-        self._maps, self._importances = pooled.maps, pooled.importances
-        self.score: Score = score
-        self._matrix = matrix
+    def __init__(self, pooled: Fusion) -> None:
+        self._pooled = pooled
+        self.score = pooled.score
 
     def fuse(self, image: TokenSet, text: TokenSet, attributes: TokenSet | None = None) -> Attended:
         """The fused vectors and the weights of every token.
@@ -77,7 +65,7 @@ class SequenceFusion:
         tokens, shares = self._joined(image, text, attributes)
         query = np.einsum("bn,bnd->bd", shares, tokens)
         present = shares > 0
-        weights = attention_weights(query, tokens, present, self.score, self._matrix) * shares
+        weights = attention_weights(query, tokens, present, self.score, self._pooled.matrix) * shares
         weights /= np.maximum(weights.sum(1, keepdims=True), np.float32(1e-30))
         attended = np.einsum("bn,bnd->bd", weights, tokens)
         vectors = np.zeros_like(attended)
@@ -110,9 +98,9 @@ class SequenceFusion:
     def _mapped(self, modality: str, tokens: TokenSet) -> TokenSet:
         """(B, S, W) to (B, S, D), so that the pooled vector is as long as the modality's importance."""
         known = np.where(tokens.shares[..., None] > 0, tokens.states, np.float32(0.0))  # padding may hold anything
-        mapped = known @ self._maps[modality]
+        mapped = known @ self._pooled.maps[modality]
         lengths = np.linalg.norm(np.einsum("bs,bsd->bd", tokens.shares, mapped), axis=1)  # (B,), below 1 if projected
-        scale = self._importances[modality] / np.maximum(lengths, np.float32(1e-12))
+        scale = self._pooled.importances[modality] / np.maximum(lengths, np.float32(1e-12))
         return TokenSet((mapped * scale[:, None, None]).astype(np.float32), tokens.shares)
 
 

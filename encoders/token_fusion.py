@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.fusion import SCORES, Score
+from encoders.fusion import SCORES, Fusion, Score
 from encoders.product_tokens import ProductTokens
 from encoders.sequences import Attended, SequenceFusion, TokenSet, padded
 from encoders.weights import ATTRIBUTES_RECIPE
@@ -79,7 +79,7 @@ def token_fusion(arrays: Mapping[str, Vectors], widths: Mapping[str, int], devic
 
         return TokenFusion(widths, sequences=None, cross=CrossModalEncoder.from_state(own).to(device))
     if own := of[SEQUENCES]:
-        fusion = SequenceFusion(widths, score=score_of(own), matrix=own.get("matrix"))
+        fusion = SequenceFusion(Fusion(widths, score=score_of(own), matrix=own.get("matrix")))
         return TokenFusion(widths, sequences=fusion, cross=None)
     return None
 

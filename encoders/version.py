@@ -93,7 +93,7 @@ class Version:
 
     def taught_fusion(self) -> TaughtFusion | None:
         """The fusion that was taught; None: the version is untrained. Raises UnusableVersion."""
-        own = {name.removeprefix(PREFIX): array for name, array in self.arrays.items() if name.startswith(PREFIX)}
+        own = under(self.arrays, PREFIX)
         try:
             return TaughtFusion.from_state(own) if own else None
         except (KeyError, ValueError) as error:

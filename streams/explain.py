@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.fusion import Score
+from encoders.fusion import Fusion, Score
 from encoders.image import Pixels
 from encoders.product import ProductContent, ProductEncoder
 from encoders.product_tokens import ProductTokens
@@ -126,7 +126,7 @@ def explain(
     if serving is not None and serving.sequences is not None:
         fusion, score = serving.sequences, serving.sequences.score
     else:
-        fusion = SequenceFusion(encoder.widths, score=score)
+        fusion = SequenceFusion(Fusion(encoder.widths, score=score))
     widths = (encoder.widths["image"], encoder.widths["text"], ATTRIBUTES_RECIPE.width)
     own = (tokens.image, tokens.text, tokens.attributes)
     image, text, facts = (padded([of], width) for of, width in zip(own, widths, strict=True))

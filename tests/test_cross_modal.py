@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from encoders.cross_modal import CrossModalEncoder, CrossModalShape, OtherShape
 from encoders.retrieval import recall_at, unit_or_zero
 from encoders.sequences import TokenSet, padded, part_tokens
+from encoders.training.align import contrast
 from encoders.training.cross_modal import (
     PRODUCTS_MIN,
     CrossModalRule,
     TooFewProducts,
-    contrast,
     train_cross_modal,
 )
+from encoders.training.processes import ALONE
 from encoders.weights import FUSION_RECIPE
 
 V, T, PLACES = 10, 8, 4
@@ -79,8 +80,8 @@ def test_untrained_it_is_the_mean_of_both_modalities_along_orthonormal_direction
 def test_the_contrast_of_two_pairs_is_the_one_worked_by_hand() -> None:
     """Cosines 1 and 0 at a temperature of 1: each row's loss is log(1 + e^-1), .3133."""
     rows = torch.eye(2)
-    assert contrast(rows, rows, torch.tensor(0.0)).item() == pytest.approx(np.log1p(np.exp(-1)), abs=1e-6)
-    assert contrast(rows, rows.flip(0), torch.tensor(0.0)).item() == pytest.approx(np.log1p(np.exp(1)), abs=1e-6)
+    assert contrast(rows, rows, torch.tensor(0.0), ALONE).item() == pytest.approx(np.log1p(np.exp(-1)), abs=1e-6)
+    assert contrast(rows, rows.flip(0), torch.tensor(0.0), ALONE).item() == pytest.approx(np.log1p(np.exp(1)), abs=1e-6)
 
 
 def test_it_learns_which_words_belong_to_pictures_that_it_has_never_seen() -> None:

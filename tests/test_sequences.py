@@ -43,7 +43,7 @@ def drawn(seed: int, height: int = 60, width: int = 40) -> np.ndarray:
 
 def fusion(score: Score = "cosine", recipe: FusionRecipe = RECIPE) -> SequenceFusion:
     matrix = MATRIX if score == "learned" else None
-    return SequenceFusion(WIDTHS, recipe, attributes=ATTRIBUTES, score=score, matrix=matrix)
+    return SequenceFusion(Fusion(WIDTHS, recipe, attributes=ATTRIBUTES, score=score, matrix=matrix))
 
 
 def some(seed: int, tokens: int, width: int) -> TokenSet:

@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 
 from encoders.cross_modal import CrossModalEncoder, CrossModalShape
 from encoders.sequences import TokenSet
+from encoders.training.align import contrast, sharpness_of
+from encoders.training.processes import ALONE
 
 Told = Callable[[int, float], None]
 """Called after each epoch with how many there were, and the mean loss of its batches."""
@@ -26,7 +27,6 @@ Tokens = tuple[Tensor, Tensor, Tensor, Tensor]
 """image, image_shares, text, text_shares, as CrossModalEncoder.forward takes them."""
 
 PRODUCTS_MIN = 8
-SHARPNESS_MAX = 100.0  # of cosines: 1 / temperature
 
 
 class TooFewProducts(ValueError):
@@ -77,7 +77,7 @@ def train_cross_modal(
     side = int(image.states.shape[1] ** 0.5)
     shape = shape or CrossModalShape(image.states.shape[2], text.states.shape[2], rows=side, columns=side)
     encoder = CrossModalEncoder(shape, seed=seed, dropout=rule.dropout)
-    sharpness = nn.Parameter(torch.tensor(-np.log(rule.temperature), dtype=torch.float32))
+    sharpness = sharpness_of(rule.temperature)
     batch = min(rule.batch, len(rows))
     batches = len(rows) // batch
     steps = rule.epochs * batches
@@ -107,22 +107,15 @@ def training_loss(
 ) -> Tensor:
     """The loss of a batch, a scalar; sharpness is the logarithm of 1 / temperature."""
     one, other = (encoder(*_view(tokens, rule.unseen, encoder.shape, chance)).vectors for _ in range(2))
-    loss = contrast(one, other, sharpness)
+    loss = contrast(one, other, sharpness, ALONE)
     image, image_shares, text, text_shares = tokens
     both = (image_shares.any(1) & text_shares.any(1)).nonzero()[:, 0]
     if rule.apart and len(both) > 1:
         image, image_shares, text, text_shares = (part[both] for part in tokens)
         pictures = encoder(image, image_shares, text[:, :0], text_shares[:, :0]).vectors
         words = encoder(image[:, :0], image_shares[:, :0], text, text_shares).vectors
-        loss = loss + rule.apart * contrast(pictures, words, sharpness)
+        loss = loss + rule.apart * contrast(pictures, words, sharpness, ALONE)
     return loss
-
-
-def contrast(one: Tensor, other: Tensor, sharpness: Tensor) -> Tensor:
-    """InfoNCE of (B, D) and (B, D): row i of one belongs to row i of the other, and to no other row."""
-    cosines = one @ other.T * sharpness.exp().clamp(max=SHARPNESS_MAX)  # (B, B)
-    own = torch.arange(len(one), device=one.device)
-    return (cross_entropy(cosines, own) + cross_entropy(cosines.T, own)) / 2
 
 
 def _view(tokens: Tokens, unseen: float, shape: CrossModalShape, chance: torch.Generator) -> Tokens:

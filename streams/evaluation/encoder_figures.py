@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from encoders.alignment import Alignment
 from encoders.fusion import SCORES, Fusion, Modalities
 from encoders.reduction import CannotReduce, Reduction, fit_lda, fit_pca
-from encoders.retrieval import recall_at, same_label_at_1, unit_or_zero
+from encoders.retrieval import recall_at, same_label_at_1
 from encoders.taught_fusion import TaughtFusion, Words, fit_fusion
 from encoders.training.align import AlignmentRule, align
 from encoders.training.loop import Run
-from encoders.weights import TEXT_RECIPE
 from streams.evaluation.features import Features, facts_of
 from streams.evaluation.labelled import Labelled
 from streams.evaluation.report import table, where
@@ -140,7 +139,7 @@ def _untrained(
     features: Features, facts: NDArray[np.float32]
 ) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
     """Vectors as an encode role publishes them, and the fused ones by the score of the attention."""
-    text = unit_or_zero(features.headline + TEXT_RECIPE.details_weight * features.details)
+    text = features.text
     widths = {"image": features.image.shape[1], "text": text.shape[1]}
     products = Modalities(features.image, text, facts)
     fused: dict[str, NDArray[np.float32]] = {

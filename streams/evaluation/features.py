@@ -15,11 +15,13 @@ import orjson
 from numpy.typing import NDArray
 
 from encoders.attributes import encode_facts, price_band, product_facts
+from encoders.fusion import rows_or_zeros
 from encoders.image import ImageEncoder
 from encoders.product import product_content, use_device
+from encoders.retrieval import unit_or_zero
 from encoders.taught_fusion import Words
 from encoders.text import TextEncoder
-from encoders.weights import find_weights, fingerprint_of
+from encoders.weights import TEXT_RECIPE, find_weights, fingerprint_of
 from streams.evaluation import kept_arrays
 from streams.evaluation.kept_arrays import read_kept, write_kept
 from streams.evaluation.labelled import pictures_of
@@ -47,6 +49,11 @@ class Features(NamedTuple):
     def views(self) -> Vectors:
         """(2, P, V) of the pictures."""
         return np.stack([self.image, self.mirrored])
+
+    @property
+    def text(self) -> Vectors:
+        """(P, T) of all that is said, weighed as the products' vectors of that name are."""
+        return unit_or_zero(self.headline + TEXT_RECIPE.details_weight * self.details)
 
     @property
     def said(self) -> Words:
@@ -161,9 +168,8 @@ def texts_of(products: Sequence[ProductUpsert]) -> list[tuple[str, str, str]]:
 def _said(encoder: TextEncoder, products: Sequence[ProductUpsert]) -> Vectors:
     """(3, n, T) of titles, headlines and details."""
     encoded = encoder.encode([text for part in zip(*texts_of(products), strict=True) for text in part])
-    nothing = np.zeros(encoder.width, np.float32)
-    rows = np.array([nothing if vector is None else vector for vector in encoded], np.float32)
-    return rows.reshape(PARTS, len(products), encoder.width)
+    rows: Vectors = rows_or_zeros(encoded, encoder.width).reshape(PARTS, len(products), encoder.width)
+    return rows
 
 
 def _joined(parts: Sequence[Features]) -> Features:

@@ -10,7 +10,6 @@ from encoders.taught_fusion import TaughtFusion
 from encoders.training.align import AlignmentRule
 from encoders.training.fuse import FuseRule, fuse, terms_of
 from encoders.training.loop import Run
-from encoders.weights import TEXT_RECIPE
 from streams.evaluation.encoder_figures import HELD_OUT_SHARE, Rows, Split, fitted, split, teach
 from streams.evaluation.features import Features
 from streams.evaluation.labelled import Labelled
@@ -88,10 +87,9 @@ def fused_figures(
     labelled: Labelled, features: Features, views: Views, mix: Vectors, parts: Split, later: Rows
 ) -> dict[str, dict[str, float]]:
     """What the nearest of all other products has in common with those held out, by kind of vectors."""
-    text = features.headline + TEXT_RECIPE.details_weight * features.details
     vectors = {
         "image": features.image,
-        "text": text,
+        "text": features.text,
         "fused before": views.fused[0],
         "fused taught": mixed(views.fused[0], mix),
     }

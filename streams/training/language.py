@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-
+from encoders.fusion import rows_or_zeros
 from encoders.retrieval import same_label_at_1
 from encoders.text import TextEncoder
 from encoders.training.language import LanguageRule, continue_language
@@ -88,8 +87,7 @@ def texts_of(labelled: Labelled, rows: Sequence[int]) -> list[str]:
 def title_figures(session: Session, labelled: Labelled, parts: Split, weights: Weights) -> dict[str, float]:
     """How often the nearest other title of those held out has the same label, by label as far as there are any."""
     encoder = TextEncoder(weights, device=session.options.device)
-    nothing = np.zeros(encoder.width, np.float32)
     titles = [product.title for product in labelled.products]
-    vectors = np.array([nothing if vector is None else vector for vector in encoder.encode(titles)], np.float32)
+    vectors = rows_or_zeros(encoder.encode(titles), encoder.width)
     labels = {"type": labelled.types, "colour": labelled.colours}
     return {name: same_label_at_1(vectors, found, parts.held_out) for name, found in labels.items() if any(found)}
