@@ -43,10 +43,12 @@ def explain(
     """Tell which words and facts, and which places of its pictures, the fused vector of a product rests on."""
     if out is not None:
         _require_drawing(out)
+    from encoders.version import read_version
     from streams.events import BadEvent
-    from streams.explain import NothingToExplain, load_encoder
+    from streams.explain import NothingToExplain
     from streams.explain import explain as explained_by
     from streams.explained_product import NoSuchProduct, content_of, fields_from_catalog, fields_from_shop
+    from streams.version_files import load_encoder
 
     settings = read_settings()
     try:
@@ -54,7 +56,8 @@ def explain(
         content, missing = content_of(fields, settings, catalog.resolve().parent if catalog else None)
         if missing is not None:
             typer.echo(f"without its picture: {missing.reason}", err=True)
-        explained = explained_by(content, load_encoder(settings, encoder), score=score, check=check)
+        version = None if encoder is None else read_version(encoder)
+        explained = explained_by(content, load_encoder(settings, version), score=score, check=check)
     except (NoSuchProduct, BadEvent, NothingToExplain, ArithmeticError) as error:
         raise Failure(str(error)) from error
     if out is not None:

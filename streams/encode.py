@@ -7,11 +7,11 @@ it does so when it starts. While one batch is encoded, the pictures of the next 
 import asyncio
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from encoders.picture_hash import sign_picture
 from encoders.product import EncodedProduct, ProductContent, ProductEncoder, product_content
-from encoders.version import Version
 from streams.broker import Outgoing
 from streams.events import (
     BadEvent,
@@ -26,6 +26,7 @@ from streams.role import Delivery, Message, Outcome, Role
 from streams.settings import Settings
 from streams.topics import TopicNames
 from streams.turns import Turns
+from streams.version_files import load_encoder
 
 Event = EncodeRequest | Gone
 Pictures = Mapping[str, tuple[Picture, ...] | PictureMissing | None]
@@ -54,7 +55,7 @@ class EncodeRole(Role[Event]):
         self.topics = (names.encode_requests,)
         self._vectors_topic = names.product_vectors
         self._settings = settings
-        self._open = open_encoder or self._open_untrained
+        self._open = open_encoder or partial(load_encoder, settings)
         self._turns = turns or Turns()
         self._serves = serves
         self.batch_max = self._most()
@@ -74,11 +75,6 @@ class EncodeRole(Role[Event]):
             picture_timeout_s=settings.picture_timeout_s,
             pictures_per_product=settings.pictures_per_product,
         )
-
-    def _open_untrained(self) -> ProductEncoder:
-        s = self._settings
-        version = Version(s.image_encoder, s.text_encoder)
-        return ProductEncoder(version, s.device, s.encode_threads, pickled_weights=s.pickled_weights)
 
     async def stop(self) -> None:
         if self._loader is not None:

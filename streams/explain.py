@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product as every
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -22,9 +21,7 @@ from encoders.image import Pixels
 from encoders.product import ProductContent, ProductEncoder
 from encoders.product_tokens import ProductTokens
 from encoders.sequences import SequenceFusion, padded
-from encoders.version import Version, read_version
 from encoders.weights import ATTRIBUTES_RECIPE
-from streams.settings import Settings
 
 Floats = NDArray[np.float32]
 Where = Literal["headline", "details", "facts"]
@@ -98,13 +95,6 @@ class Explanation:
         facts = [getattr(part, name) for part in self.parts if part.where == "facts"]
         words = [getattr(part, name) for part in self.parts if part.where != "facts"]
         return {"text": float(sum(words)), "attributes": float(sum(facts))}
-
-
-def load_encoder(settings: Settings, folder: Path | None = None) -> ProductEncoder:
-    """The version in the folder, or the one that serves. Raises UnknownSource, UnknownDevice, UnusableVersion."""
-    version = Version(settings.image_encoder, settings.text_encoder) if folder is None else read_version(folder)
-    threads, pickled = settings.encode_threads, settings.pickled_weights
-    return ProductEncoder(version, settings.device, threads, pickled_weights=pickled)
 
 
 def explain(

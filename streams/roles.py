@@ -34,7 +34,7 @@ from streams.settings import Settings
 from streams.shelf import Neighbour, Neighbourhood, Shelf
 from streams.topics import TopicNames, topic_names
 from streams.turns import Turns
-from streams.version_files import open_version
+from streams.version_files import load_encoder, open_version
 from streams.versions import Versions, encoding, filled, version_of
 from streams.worker import Runnable, run_worker
 
@@ -109,8 +109,7 @@ class Parts:
 
         Raises UnusableVersion, UnknownSource, UnknownDevice, StoreUnavailable.
         """
-        s, made = self.settings, open_version(self.settings, version)
-        return ProductEncoder(made, s.device, s.encode_threads, pickled_weights=s.pickled_weights)
+        return load_encoder(self.settings, open_version(self.settings, version))
 
     def open_by_fingerprint(self, fingerprint: str) -> ProductEncoder:
         """The same of a version that was told of, or of the settings. Raises UnknownSource for any other, too."""

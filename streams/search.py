@@ -29,6 +29,7 @@ from streams.events import Availability, ShortText
 from streams.listed_twice import ListedTwice
 from streams.picture_decoding import PictureMissing, decode
 from streams.settings import Settings
+from streams.version_files import load_encoder
 
 log = logging.getLogger(__name__)
 
@@ -216,4 +217,4 @@ class Search:
                 f"the products' vectors are of the encoders {fingerprint}, the settings name {version.fingerprint}: "
                 "set FRESHET_IMAGE_ENCODER and FRESHET_TEXT_ENCODER as they were"
             )
-        return ProductEncoder(version, s.device, s.encode_threads, pickled_weights=s.pickled_weights)
+        return load_encoder(s, version)

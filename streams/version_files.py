@@ -6,10 +6,20 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from encoders.product import ProductEncoder
 from encoders.version import FILE, UnusableVersion, Version, read_version
 from store.records import StoreUnavailable
 from streams.events import EncoderVersion
 from streams.settings import Settings
+
+
+def load_encoder(settings: Settings, version: Version | None = None) -> ProductEncoder:
+    """The models of a version, on the device of the settings; None: of the untrained one that they name.
+
+    Raises UnknownSource, UnknownDevice, UnusableVersion.
+    """
+    s, made = settings, version or Version(settings.image_encoder, settings.text_encoder)
+    return ProductEncoder(made, s.device, s.encode_threads, pickled_weights=s.pickled_weights)
 
 
 def put_version(settings: Settings, folder: Path, fingerprint: str) -> None:

@@ -19,7 +19,7 @@ from encoders.attributes import product_facts
 from encoders.fusion import SCORES, unit_rows
 from encoders.product import ProductContent, ProductEncoder, product_content
 from encoders.taught_fusion import PREFIX, Words, fit_fusion
-from encoders.version import Version, write_version
+from encoders.version import Version, read_version, write_version
 from store.database import open_database
 from store.products import ProductStore
 from store.records import ProductRow
@@ -32,7 +32,6 @@ from streams.explain import (
     Part,
     covered,
     explain,
-    load_encoder,
     rank_correlation,
     without_part,
 )
@@ -40,6 +39,7 @@ from streams.explained_product import NoSuchProduct, fields_from_catalog, fields
 from streams.explanation_drawing import draw_explanation
 from streams.parsing import parse
 from streams.settings import Settings
+from streams.version_files import load_encoder
 
 Freshet = Callable[..., Any]
 LAMP = {
@@ -222,7 +222,7 @@ def test_of_a_taught_version_the_check_is_told_of_what_it_serves(tmp_path: Path)
     arrays = {PREFIX + name: array for name, array in fit_fusion(image, said, heads).state().items()}
     settings = Settings(device="cpu")
     write_version(tmp_path, Version(settings.image_encoder, settings.text_encoder, arrays))
-    taught = load_encoder(settings, tmp_path)
+    taught = load_encoder(settings, read_version(tmp_path))
     content = product_content(title="Red jumper", brand="Nord", pictures=[in_a_corner(below=True, right=True)])
     found = explain(content, taught, check=True)
     assert (found.encoder, found.cosine) == (taught.fingerprint, None)
