@@ -33,7 +33,7 @@ Vectors = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
 Read = Callable[[list[ProductContent]], Arrays]
 
-WIDTH = 256  # W, at most; it keeps .87 of the squares of the default encoder's places
+WIDTH = 256  # W, at most; it keeps .81 of the squares of the default encoder's places
 SAMPLE = 256  # products that the axes are fitted to
 PART = 256  # products of a file
 UNTAUGHT: tuple[Score, ...] = tuple(score for score in SCORES if score != "learned")
