@@ -35,7 +35,8 @@ DESCRIPTION = (
     "Values are UTF-8 JSON, checked strictly: no coercion, no NaN, no NUL character. A field that the contract does "
     "not know is ignored and counted. Keys are raw UTF-8; the partition is the key's murmur2 hash. Vectors are base64 "
     "of little-endian float32. A namespace `shop-a` puts `shop-a.` before every topic. What breaks a contract goes to "
-    "the topic's `.dead-letters` with the reason."
+    "the topic's `.dead-letters` with the reason. What an operator publishes again from there carries the header "
+    "`replayed-from`, the place where it stood before."
 )
 FINGERPRINT: Json = {"fingerprint": {"description": "hash of every weight and setting of the encoder"}}
 
@@ -267,7 +268,7 @@ def _dead_letters(topic: Topic) -> Json:
         "contentType": "application/octet-stream",
         "headers": {
             "type": "object",
-            "properties": {name: {"type": "string"} for name in headers},
+            "properties": {name: {"type": "string"} for name in (*headers, "source-topic-id")},
             "required": list(headers),
         },
     }

@@ -34,6 +34,7 @@ from streams.events import (
     Offer,
     ProductVectors,
 )
+from streams.latencies import Latencies
 from streams.parsing import parse, parse_catalog_update
 from streams.role import Delivery, Message, Outcome, Role
 from streams.settings import Settings
@@ -77,6 +78,7 @@ class CatalogRole(Role[Event]):
         self._encode_retries = 0
         self._encoders = EncoderStore(products.engine)
         self._told: dict[str, int] = {}  # revisions of the versions that are published
+        self._update_to_offer = Latencies()
 
     def parse(self, message: Message) -> Event:
         if message.topic == self._names.product_vectors:
@@ -103,10 +105,15 @@ class CatalogRole(Role[Event]):
                 outcome.rejected.append((message, str(bad)))
 
         if written := _write(fold):
-            outcome.commit = partial(self._products.write, written)
+            told_at = [message.at for message, event in batch if isinstance(event, Update)]
+            outcome.commit = partial(self._commit, written, told_at)
         outcome.publish = [self._offer(row) for key, row in fold.rows.items() if key in fold.offered]
         outcome.publish += [self._encode_request(row) for key, row in fold.rows.items() if key in fold.asked]
         return outcome
+
+    def _commit(self, written: Sequence[ProductRow], told_at: Sequence[float]) -> None:
+        self._update_to_offer.add(told_at, time.time())  # the offers are confirmed by now
+        self._products.write(written)
 
     def _fold_vectors(self, fold: _Fold, message: Message, vectors: ProductVectors) -> None:
         """Vectors of another content than the row's are not noted; late ones are asked for again."""
@@ -179,7 +186,7 @@ class CatalogRole(Role[Event]):
         set_fact(self._products.engine, PUBLISHED_TO, " ".join(topics))
 
     def details(self) -> dict[str, float | int | str]:
-        return {"encode_retries": self._encode_retries}
+        return {"encode_retries": self._encode_retries, **self._update_to_offer.details("update_to_offer")}
 
     def _derived_topics(self) -> list[str]:
         """The ids of the topics of which every row has a record."""

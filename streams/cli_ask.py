@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from streams.topics import TopicNames
 
 app = typer.Typer()
-dead_letters_app = typer.Typer(no_args_is_help=True, help="What could not be used, and why.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Limit = Annotated[int, typer.Option(min=1, max=200, help="How many.")]
@@ -154,35 +153,6 @@ def show(
 ) -> None:
     """All that is held of a user or a product, with revisions and source offsets, as JSON."""
     print_json(ask(f"/{what}s/{quote(id, safe='')}"))
-
-
-@dead_letters_app.command("list")
-def list_dead_letters(
-    topic: Annotated[str | None, typer.Option(help="Only those of this topic, like user-clicks.")] = None,
-    as_json: Json = False,
-) -> None:
-    """List the events that could not be used: where they stood, and why."""
-    from streams.broker import Broker
-    from streams.dead_letters import read_dead_letters
-    from streams.topics import dead_letters_of, topics_of
-    from streams.versions import known_fingerprints
-
-    settings = read_settings()
-    every = {t.name for t in topics_of(settings, names_of(settings), known_fingerprints(settings))}
-    sources = sorted(name for name in every if dead_letters_of(name) in every)
-    if topic is not None and topic not in sources:
-        raise Failure(f"no dead letters are kept of {topic!r}: take one of {', '.join(sources)}")
-    letters = read_dead_letters(Broker(settings), [topic] if topic else sources)
-    if as_json:
-        for letter in letters:
-            print_json(letter._asdict() | {"key": _text(letter.key), "value": _text(letter.value)}, lines=True)
-        return
-    rows = [(x.at, f"{x.topic}/{x.partition}/{x.offset}", _text(x.key), x.reason) for x in letters]
-    print_table(("given up at", "topic/partition/offset", "key", "reason"), rows)
-
-
-def _text(raw: bytes | None) -> str | None:
-    return None if raw is None else raw.decode(errors="backslashreplace")
 
 
 # --- how it runs -------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from store.users import Forgotten, UserStore
 from streams.broker import Broker, Outgoing
 from streams.compiling import compile_ranking
 from streams.events import UserClick
+from streams.latencies import Latencies
 from streams.lists import MadeList, made_list
 from streams.parsing import parse_click, parse_key
 from streams.ranking import Ranked, lists_ranker
@@ -82,6 +83,7 @@ class ClicksRole(Role[UserClick | None]):
         self._unasked = UnaskedLists(settings, names, users, shelf, self._ranker, broker)
         self._ranker.like_minded = self._unasked.like_minded.count
         self._counts = {"lists": 0, "duplicates": 0, "replays": 0, "forgotten": 0, "not_learned": 0}
+        self._click_to_list = Latencies()
 
     async def start(self) -> None:
         """The replicas have read to the end before the first click is handled."""
@@ -109,8 +111,10 @@ class ClicksRole(Role[UserClick | None]):
         wishes = [user.forgotten for user in users.values() if user.forgotten]
         lists = [self._list(users[user_id], made, now) for user_id, made in ranked.items()]
         self._counts["lists"] += len(lists)
+        answered = [message.at for message, click in batch if click and click.event_id in users[click.user_id].answers]
 
         def commit() -> None:
+            self._click_to_list.add(answered, time.time())  # the lists are confirmed by now
             self._users.write(rows, wishes)
             self._unasked.note(lists, [wish.user_id for wish in wishes], now)
 
@@ -262,6 +266,7 @@ class ClicksRole(Role[UserClick | None]):
             "products": products,
             "explored": self._ranker.explored,
             "replica_malformed": self._replica.malformed,
+            **self._click_to_list.details("click_to_list"),
             **self._unasked.details(),
         }
         return facts

@@ -1,19 +1,27 @@
 """Dead letters: what could not be used, with the reason and where it came from."""
 
+import logging
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
+from store.letters import Place
 from streams.broker import MAX_MESSAGE_BYTES, Broker, BrokerUnavailable, Headers, Outgoing
 from streams.topics import dead_letters_of
+
+log = logging.getLogger(__name__)
 
 ROOM_BYTES = 65_536  # for the key, the source's headers and ours
 POLL_MS = 100
 KEPT_BYTES = MAX_MESSAGE_BYTES - ROOM_BYTES  # of a value
+CUT = ("value-bytes", "left-out")  # headers of a letter that is not all of its record
+OWN = frozenset((*CUT, "reason", "source-topic", "source-partition", "source-offset", "source-topic-id", "time"))
+KIND_MAX = 120  # characters
 
 
 class DeadLetter(NamedTuple):
@@ -26,10 +34,30 @@ class DeadLetter(NamedTuple):
     at: str  # RFC 3339, when it was given up
     key: bytes | None
     value: bytes | None
+    headers: Headers = ()  # the record's own
+    topic_id: str | None = None  # of the topic it came from; unknown of letters from before it was written down
+    is_cut: bool = False  # True: it was too large to be kept whole
+
+    @property
+    def place(self) -> Place:
+        return Place(self.topic, self.partition, self.offset)
+
+    @property
+    def given_up_at(self) -> float:
+        """s since 1970."""
+        return datetime.fromisoformat(self.at).timestamp()
 
 
 def dead_letter(
-    topic: str, partition: int, offset: int, *, key: bytes | None, value: bytes | None, headers: Headers, reason: str
+    topic: str,
+    partition: int,
+    offset: int,
+    *,
+    key: bytes | None,
+    value: bytes | None,
+    headers: Headers,
+    reason: str,
+    topic_id: str | None = None,
 ) -> Outgoing:
     """The message that keeps the raw bytes, with the reason and the source in its headers.
 
@@ -53,6 +81,7 @@ def dead_letter(
             ("source-topic", topic.encode()),
             ("source-partition", str(partition).encode()),
             ("source-offset", str(offset).encode()),
+            *([("source-topic-id", topic_id.encode())] if topic_id else ()),
             ("time", datetime.now(UTC).isoformat(timespec="milliseconds").encode()),
         ],
     )
@@ -71,20 +100,57 @@ def read_dead_letters(broker: Broker, topics: list[str], *, silence_s: float = 3
         places = [TopicPartition(name, p) for name in names for p in consumer.partitions_for_topic(name) or ()]
         consumer.assign(places)
         for record in _until_end(consumer, places, silence_s):
-            headers = dict(record.headers)
-            yield DeadLetter(
-                topic=headers["source-topic"].decode(),
-                partition=int(headers["source-partition"]),
-                offset=int(headers["source-offset"]),
-                reason=headers["reason"].decode(),
-                at=headers["time"].decode(),
-                key=record.key,
-                value=record.value,
-            )
+            try:
+                letter = letter_of(record)
+            except (KeyError, ValueError) as foreign:
+                log.warning("dead letter ignored topic=%s offset=%s reason=%r", record.topic, record.offset, foreign)
+            else:
+                yield letter
     except KafkaError as error:
         raise BrokerUnavailable(f"the dead letters cannot be read ({error!r}): is the broker running?") from error
     finally:
         consumer.close()
+
+
+def letter_of(record: Any) -> DeadLetter:
+    """A record of a topic of dead letters, as either client reads it.
+
+    Raises KeyError or ValueError if it is no letter.
+    """
+    headers = dict(record.headers)
+    topic_id = headers.get("source-topic-id")
+    return DeadLetter(
+        topic=headers["source-topic"].decode(),
+        partition=int(headers["source-partition"]),
+        offset=int(headers["source-offset"]),
+        reason=headers["reason"].decode(),
+        at=headers["time"].decode(),
+        key=record.key,
+        value=record.value,
+        headers=_without_own(record.headers),
+        topic_id=topic_id.decode() if topic_id else None,
+        is_cut=any(name in headers for name in CUT),
+    )
+
+
+def kind_of(reason: str) -> str:
+    """The reason without what differs from letter to letter: ids, numbers, what was given, and rules behind the first.
+
+    "unknown product 'p7': publish an upsert first" is of the kind "unknown product '…': publish an upsert first".
+    """
+    quoted = re.sub(r"""b?'(?:[^'\\]|\\.)*'|b?"(?:[^"\\]|\\.)*\"""", "'…'", reason)
+    first = quoted.partition(" (got ")[0]
+    return re.sub(r"(?<![\w-])-?\d[\d.]*", "N", first)[:KIND_MAX].strip()
+
+
+def _without_own(headers: Sequence[tuple[str, bytes]]) -> Headers:
+    """The record's own headers: ours stand behind them, each once."""
+    kept = list(headers)
+    for name in OWN:
+        places = [place for place, (other, _) in enumerate(kept) if other == name]
+        if places:
+            del kept[places[-1]]
+    return tuple(kept)
 
 
 def _until_end(consumer: KafkaConsumer, places: list[TopicPartition], silence_s: float) -> Iterator[Any]:

@@ -23,6 +23,7 @@ from streams.events import (
     UserEmbedding,
     unpack_vector,
 )
+from streams.latencies import Latencies
 from streams.parsing import parse, parse_gone
 from streams.role import Delivery, Message, Outcome, Role
 from streams.settings import Settings
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 PAYLOAD = frozenset(Offer.model_fields)
 PURGE_EVERY_S = 600.0
+AGAIN_S = 5.0  # an offer that comes so long after its change was published again: nobody waited for it
+AWAITED_MAX = 10_000  # products whose vectors are timed from their offer
 FORGOTTEN_S = 3_600.0  # a mark of a forgotten user is kept for so long: no record of her is an hour late
 
 
@@ -87,6 +90,8 @@ class IndexRole(Role[Event]):
         self._vectors = vectors
         self._fingerprint = fingerprint
         self._widths = widths
+        self._offer_latencies, self._vector_latencies = Latencies(), Latencies()
+        self._awaited: dict[tuple[str, int], float] = {}  # product and content revision -> when the product changed
 
     async def start(self) -> None:
         """The encoder's collection and that of the users exist. Raises StoreUnavailable."""
@@ -106,7 +111,10 @@ class IndexRole(Role[Event]):
         offers: dict[str, OfferEvent] = {}
         vectors: dict[str, VectorEvent] = {}
         users: list[UserEvent] = []
-        for _, event in batch:
+        changed: dict[tuple[str, int], float] = {}
+        for message, event in batch:
+            if isinstance(event, OfferPoint) and message.at - event.payload["changed_at"] < AGAIN_S:
+                changed[event.product_id, event.revision] = event.payload["changed_at"]
             if isinstance(event, UserPoint | ForgottenUser):
                 users.append(event)
             elif isinstance(event, OfferPoint | NoOffer):
@@ -121,6 +129,7 @@ class IndexRole(Role[Event]):
         def commit() -> None:
             self._write_users(users)
             self._write_products(list(offers.values()), list(vectors.values()))
+            self._observe(changed, list(vectors.values()), time.time())
 
         return Outcome(commit=commit)
 
@@ -129,7 +138,25 @@ class IndexRole(Role[Event]):
         return Outcome(commit=lambda: self._vectors.purge_users(time.time())) if self._with_users else Outcome()
 
     def details(self) -> dict[str, float | int | str]:
-        return {"fingerprint": self._fingerprint, "embeddings_of_other_factors": self._other_factors}
+        return {
+            "fingerprint": self._fingerprint,
+            "embeddings_of_other_factors": self._other_factors,
+            **self._offer_latencies.details("product_to_offer"),
+            **self._vector_latencies.details("product_to_vectors"),
+        }
+
+    def _observe(self, changed: Mapping[tuple[str, int], float], vectors: Sequence[VectorEvent], now: float) -> None:
+        """How long it took from the change of a product until its offer, and its new content, can be retrieved.
+
+        changed  by product and revision. Where the content changed, the content's revision is that; vectors of others
+                 came before, or answer no change.
+        """
+        self._offer_latencies.add(changed.values(), now)
+        self._awaited |= changed
+        encoded = [(one.product_id, one.content_revision) for one in vectors if isinstance(one, VectorPoint)]
+        self._vector_latencies.add([self._awaited.pop(one) for one in encoded if one in self._awaited], now)
+        for oldest in list(self._awaited)[: max(0, len(self._awaited) - AWAITED_MAX)]:
+            del self._awaited[oldest]
 
     def _write_users(self, users: Sequence[UserEvent]) -> None:
         """Embeddings of another number of factors come from a worker of another version: they are left out."""

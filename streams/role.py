@@ -126,4 +126,5 @@ def letter(message: Message, reason: str) -> Outgoing:
         value=message.value,
         headers=message.headers,
         reason=reason,
+        topic_id=message.topic_id,
     )

@@ -49,6 +49,11 @@ class StatusBoard:
         if key not in self._newest or status.at >= self._newest[key].at:
             self._newest[key] = status
 
+    def workers(self, now: float) -> list[WorkerStatus]:
+        """The newest status of each worker's role that was heard within FORGOTTEN_S; now: s since 1970."""
+        newest = sorted(self._newest.copy().items())
+        return [status for _, status in newest if now - status.at < FORGOTTEN_S]
+
     def summary(self, now: float, backlogs: Mapping[str, Backlog] = UNKNOWN) -> dict[str, Any]:
         """The roles by name, `factors_age_s`, `dead_letters` and `notes`, as JSON values.
 
@@ -59,7 +64,7 @@ class StatusBoard:
         now       s since 1970
         backlogs  by role, as the broker tells them; of a role without one its own word counts
         """
-        known = [status for status in self._newest.values() if now - status.at < FORGOTTEN_S]
+        known = self.workers(now)
         of_role = {role: [status for status in known if status.role == role] for role in ROLES}
         roles = {role: _role(workers, now, backlogs.get(role)) for role, workers in of_role.items()}
         # The clicks role, which sends the examples, knows which it did not send.

@@ -18,7 +18,10 @@ from store.products import ProductStore
 from store.users import UserStore
 from store.vectors import VectorStore
 from streams.api.access import Access, Guard, names_loopback
+from streams.api.board_metrics import BoardCollector
 from streams.api.encoder_routes import encoder_routes
+from streams.api.letter_routes import letter_routes
+from streams.api.metrics import Measured, Metrics, metric_routes
 from streams.api.operation_routes import probe_routes, status_routes
 from streams.api.problems import handle_errors
 from streams.api.product_routes import Neighbours, product_routes
@@ -26,8 +29,10 @@ from streams.api.search_routes import search_routes
 from streams.api.user_routes import Recommend, user_routes
 from streams.api.views import Replicas, Views
 from streams.health import Backlog, Backlogs
+from streams.letter_board import LetterBoard
 from streams.listed_twice import ListedTwice
 from streams.ports import listen
+from streams.replays import Replays
 from streams.search import Search
 from streams.settings import Settings
 from streams.status import StatusBoard
@@ -81,14 +86,19 @@ class Api:
         self.views = Views(replicas)
         self._answered = 0
         self._started = False
+        backlogs = backlogs or Backlogs(settings).now
+        replays, self.letters = Replays(settings, products, users), LetterBoard(settings)
+        self.metrics = Metrics(BoardCollector(board, backlogs, self.letters, replays.letters))
         access, counts = self._access, {"products": products.counts, "users": users.counts, "vectors": vectors.count}
         asked = APIRouter(prefix="/v1")
-        asked.include_router(search_routes(search, access))
+        asked.include_router(search_routes(self.metrics.timed(search), access))
         asked.include_router(encoder_routes(EncoderStore(products.engine), vectors, products, access))
-        asked.include_router(status_routes(board, counts, backlogs or Backlogs(settings).now, access))
+        asked.include_router(status_routes(board, counts, backlogs, access))
+        asked.include_router(letter_routes(self.letters, replays, access))
         asked.include_router(user_routes(users, products, recommend, look_alikes, self.views, access))
         asked.include_router(product_routes(products, vectors, neighbours, listed_twice, self.views, access))
-        self.app = self._make_app(probe_routes(board, counts, self.views), asked)
+        probes = probe_routes(board, counts, self.views)
+        self.app = self._make_app(probes, metric_routes(self.metrics, access), asked)
         config = uvicorn.Config(
             self.app,
             log_config=None,
@@ -106,6 +116,7 @@ class Api:
         listener = listen(host, port, setting="FRESHET_API_PORT")
         log.info("api listens url=http://%s:%d", host, listener.getsockname()[1])
         beside = [asyncio.create_task(self._board.follow()), asyncio.create_task(self.views.fill())]
+        beside.append(asyncio.create_task(self.letters.follow()))
         try:
             self._started = True
             await self._server.serve(sockets=[listener])
@@ -146,6 +157,7 @@ class Api:
             is_loopback=self._is_loopback,
             answered=self._count,
         )
+        app.add_middleware(Measured, metrics=self.metrics)
         return app
 
     def _count(self) -> None:

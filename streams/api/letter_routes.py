@@ -1,0 +1,130 @@
+"""The dead letters: how many are open and why, and publishing them again or dropping them."""
+
+import time
+from typing import Annotated, Any, Self
+
+from fastapi import APIRouter, Body, HTTPException
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from store.letters import Place, Settled
+from streams.api.access import Access
+from streams.dead_letters import DeadLetter
+from streams.letter_board import LetterBoard
+from streams.replays import Replays, place_of
+
+AT_ONCE_MAX = 1_000  # letters of a request
+PLACE = "catalog-updates/2/4711"
+KIND = "unknown product '…': publish an upsert first, then this patch again"
+OPEN = {
+    "open": 1,
+    "reasons": [
+        {
+            "topic": "catalog-updates",
+            "reason": KIND,
+            "open": 1,
+            "newest": [
+                {
+                    "place": PLACE,
+                    "at": "2026-01-31T12:00:00.000+00:00",
+                    "key": "p7",
+                    "reason": "unknown product 'p7': publish an upsert first, then this patch again",
+                }
+            ],
+        }
+    ],
+}
+EXAMPLES: Any = {
+    "one": {"summary": "One letter", "value": {"place": PLACE}},
+    "reason": {"summary": "All of a reason", "value": {"reason": KIND, "topic": "catalog-updates"}},
+    "all": {"summary": "All of a topic", "value": {"all": True, "topic": "user-clicks"}},
+}
+REPLAYED = {
+    "replayed": [PLACE],
+    "refused": [
+        {"place": "catalog-updates/2/4690", "why": "product 'p7' is still unknown: publish an upsert first"},
+    ],
+    "left": 0,
+}
+
+
+class Which(BaseModel):
+    """Which letters: the one of a place, all of a reason, or all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    place: str | None = Field(None, description="topic/partition/offset of the record")
+    reason: str | None = Field(None, min_length=3, description="as GET tells it, or how the reason begins")
+    all: bool = False
+    topic: str | None = Field(None, description="with `reason` or `all`: only the letters of this topic")
+
+    @model_validator(mode="after")
+    def name_one(self) -> Self:
+        if sum((self.place is not None, self.reason is not None, self.all)) != 1:
+            raise ValueError("say which: a `place`, a `reason`, or `all`: true")
+        if self.place is not None:
+            place_of(self.place)
+        return self
+
+
+class Replay(Which):
+    """Which letters to publish again."""
+
+    anyway: bool = Field(False, description="also what is refused because it turns something back, or fails again")
+
+
+def letter_routes(board: LetterBoard, replays: Replays, access: Access) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(prefix="/dead-letters", tags=["operation"], dependencies=[access.needs("admin")])
+
+    @routes.get("", summary="The open dead letters", responses={200: _example(OPEN)})
+    def open_letters() -> dict[str, Any]:
+        """How many are open, by topic and kind of reason, the most first; the newest of each kind, without values."""
+        found = board.open(replays.letters.settled(), time.time())
+        reasons = [
+            {
+                "topic": one.topic,
+                "reason": one.kind,
+                "open": one.count,
+                "newest": [example._asdict() | {"place": str(example.place)} for example in one.newest],
+            }
+            for one in found
+        ]
+        return {"open": sum(one.count for one in found), "reasons": reasons}
+
+    @routes.post("/replay", summary="Publish dead letters again", responses={200: _example(REPLAYED)})
+    def replay(which: Annotated[Replay, Body(openapi_examples=EXAMPLES)]) -> dict[str, Any]:
+        """The raw bytes are on their topic again, under their key, with a header `replayed-from`, and confirmed; what
+        would turn back something newer is refused and stays open. At most 1,000 at once; `left` says how many more."""
+        held, left = chosen(which)
+        done = replays.replay(held, anyway=which.anyway)
+        refused = [{"place": str(one.place), "why": one.why} for one in done.refused]
+        return {"replayed": [str(place) for place in done.replayed], "refused": refused, "left": left}
+
+    @routes.post("/drop", summary="Drop dead letters", responses={200: _example({"dropped": [PLACE], "left": 0})})
+    def drop(which: Annotated[Which, Body(openapi_examples=EXAMPLES)]) -> dict[str, Any]:
+        """They are settled: nothing is published, and they are counted no more."""
+        held, left = chosen(which)
+        return {"dropped": [str(place) for place in replays.drop(held)], "left": left}
+
+    def chosen(which: Which) -> tuple[list[tuple[DeadLetter, Settled | None]], int]:
+        """The open letters of these, and of one place it alone, open or not; and how many are more."""
+        place = place_of(which.place) if which.place is not None else None
+        topics = board.topics()
+        if place is not None:
+            return _of_place(place, topics), 0
+        if which.topic is not None:
+            topics = [topic for topic in topics if topic == which.topic]
+        held = [one for one in replays.held(topics, reason=which.reason) if one[1] is None]
+        return held[:AT_ONCE_MAX], max(0, len(held) - AT_ONCE_MAX)
+
+    def _of_place(place: Place, topics: list[str]) -> list[tuple[DeadLetter, Settled | None]]:
+        held = replays.held([], place=place) if place.topic in topics else []
+        if not held:
+            raise HTTPException(404, f"no dead letter is kept of {place}: it is no letter's, or was kept long enough")
+        return held
+
+    return routes
+
+
+def _example(value: Any) -> dict[str, Any]:
+    return {"content": {"application/json": {"example": value}}}
