@@ -2,21 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoders.attributes import Fact, encode_facts, product_facts
 from encoders.fusion import Fusion, Modalities, attend, rows_or_zeros, unit_rows
-from encoders.image import ImageEncoder, Pixels
+from encoders.image import ImageEncoder, Over, Pixels
 from encoders.product_tokens import ProductTokens, product_tokens
 from encoders.taught_fusion import Words
-from encoders.text import TextEncoder, product_text
+from encoders.text import Launched, Pieces, TextEncoder, product_text
 from encoders.token_fusion import token_fusion
+from encoders.transfers import Coming
 from encoders.version import UnusableVersion, Version
 from encoders.weights import TEXT_RECIPE, find_weights
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Vector = NDArray[np.float32]
+Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,23 @@ class EncodedProduct:
     image: Vector | None  # (V,)
     text: Vector | None  # (T,)
     fused: Vector | None  # (D,)
+
+
+class PreparedProducts(NamedTuple):
+    """What is read of products before the device is needed."""
+
+    products: Sequence[ProductContent]
+    squares: "Tensor"  # of all pictures, product after product
+    pieces: Pieces  # of the headlines, then of the details, then of the titles, where the fusion reads them
+
+
+class LaunchedProducts(NamedTuple):
+    """Products that the device may still be encoding."""
+
+    products: Sequence[ProductContent]
+    images: Coming
+    texts: Launched
+    fused: Vectors | None  # (B, D) where the fusion reads tokens
 
 
 def product_content(
@@ -60,7 +83,7 @@ class UnknownDevice(ValueError):
 
 
 class ProductEncoder:
-    """Owns both models. One thread at a time may use it."""
+    """Owns both models. One thread at a time may use it, but as prepare and collect say."""
 
     def __init__(
         self, version: Version, device: str = "auto", threads: int = 1, *, pickled_weights: bool = False
@@ -92,13 +115,42 @@ class ProductEncoder:
 
         Raises BadPicture if a picture is no RGB array, FloatingPointError if a vector is not finite.
         """
-        images = self._images(batch)
-        headlines, details, titles = self._texts(batch)
+        return self.collect(self.launch(self.prepare(batch)))
+
+    def prepare(self, batch: Sequence[ProductContent], over: Over = map) -> PreparedProducts:
+        """All that is done before the device is needed: any thread may, while another launches and collects.
+
+        over  resizes pictures side by side, as an executor's map
+
+        Raises BadPicture.
+        """
+        squares = self._image.prepare([picture for product in batch for picture in product.pictures], over)
+        texts = [product.text for product in batch] + [product.details for product in batch]
+        texts += [] if isinstance(self._fusion, Fusion) else [product.title for product in batch]
+        return PreparedProducts(batch, squares, self._text.prepare(texts))
+
+    def launch(self, prepared: PreparedProducts) -> LaunchedProducts:
+        """What was prepared is computed on a CPU and begun on a GPU, which takes the next before it is done with this.
+
+        Where the fusion reads tokens, all is done. Raises FloatingPointError.
+        """
+        images, texts = self._image.launch(prepared.squares), self._text.launch(prepared.pieces)
+        fused = None
+        if self.token_fusion is not None:
+            fused = self.token_fusion.fuse(self.tokens(prepared.products)).vectors
+        return LaunchedProducts(prepared.products, images, texts, fused)
+
+    def collect(self, launched: LaunchedProducts) -> list[EncodedProduct]:
+        """As encode, waited for: any thread may, while another prepares and launches. Raises FloatingPointError."""
+        batch = launched.products
+        images = _joined(self._image.collect(launched.images), batch)
+        read = self._text.collect(launched.texts)
+        headlines, details, titles = read[: len(batch)], read[len(batch) : 2 * len(batch)], read[2 * len(batch) :]
         texts = [_weigh(*both) for both in zip(headlines, details, strict=True)]
         facts = encode_facts([product.facts for product in batch])
         V, T = self.widths["image"], self.widths["text"]
-        if self.token_fusion is not None:
-            fused = self.token_fusion.fuse(self.tokens(batch)).vectors
+        if launched.fused is not None:
+            fused = launched.fused
         elif isinstance(self._fusion, Fusion):
             fused = self._fusion.fuse(Modalities(rows_or_zeros(images, V), rows_or_zeros(texts, T), facts))
         else:
@@ -148,21 +200,6 @@ class ProductEncoder:
         vector: Vector = fused[0]
         return vector
 
-    def _images(self, batch: Sequence[ProductContent]) -> list[Vector | None]:
-        """Of several pictures the one vector that they have together."""
-        vectors = self._image.encode([picture for product in batch for picture in product.pictures])  # (P, V)
-        ends = np.cumsum([len(product.pictures) for product in batch])
-        each = np.split(vectors, ends[:-1]) if len(batch) else []
-        return [attend(own) if len(own) else None for own in each]
-
-    def _texts(self, batch: Sequence[ProductContent]) -> tuple[list[Vector | None], ...]:
-        """Headlines, details and titles; titles only where the fusion reads them."""
-        texts = [product.text for product in batch] + [product.details for product in batch]
-        texts += [] if isinstance(self._fusion, Fusion) else [product.title for product in batch]
-        vectors = self._text.encode(texts)
-        B = len(batch)
-        return vectors[:B], vectors[B : 2 * B], vectors[2 * B :]
-
 
 def use_device(name: str, threads: int) -> str:
     """The device of this name, "auto" resolved; torch has so many threads on a CPU from now on, in the whole process.
@@ -184,6 +221,13 @@ def use_device(name: str, threads: int) -> str:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UnknownDevice(f"there is no device {name!r} here: take auto or cpu")
     return name
+
+
+def _joined(vectors: Vectors, batch: Sequence[ProductContent]) -> list[Vector | None]:
+    """Of the pictures' vectors (P, V), those of several of one product as the one that they have together."""
+    ends = np.cumsum([len(product.pictures) for product in batch])
+    each = np.split(vectors, ends[:-1]) if len(batch) else []
+    return [attend(own) if len(own) else None for own in each]
 
 
 def _weigh(headline: Vector | None, details: Vector | None) -> Vector | None:

@@ -255,7 +255,7 @@ def test_what_the_encoder_cannot_take_is_a_bad_event(
     def not_finite(*_: Any) -> None:
         raise FloatingPointError("a value is not finite")
 
-    monkeypatch.setattr(ProductEncoder, "encode", not_finite)
+    monkeypatch.setattr(ProductEncoder, "collect", not_finite)
     with pytest.raises(BadEvent, match=r"cannot take this product \(a value is not finite\): change its words or"):
         run(started, requests.message("red", request("red")))
 
