@@ -41,7 +41,8 @@ Event = EncodeRequest | Gone
 Pictures = Mapping[str, tuple[Picture, ...] | PictureMissing | None]
 """By product id; None: the product links to no picture."""
 
-DECODING_THREADS = 2  # beside a CPU that encodes; a GPU waits for all cores
+DECODING_THREADS_CPU = 2  # beside the one that encodes
+DECODING_THREADS_GPU = 16  # or as many as there are cores: more wait for Python's lock
 
 FILLING_BATCHES = 4  # of a version that is filled, for one of the version that serves
 NO_LINKS = "the product has no image_links: add one"
@@ -93,7 +94,7 @@ class EncodeRole(Role[Event]):
             picture_max_pixels=settings.picture_max_pixels,
             picture_timeout_s=settings.picture_timeout_s,
             pictures_per_product=settings.pictures_per_product,
-            decode_threads=len(os.sched_getaffinity(0)) if self._has_gpu() else DECODING_THREADS,
+            decode_threads=min(os.cpu_count() or 1, DECODING_THREADS_GPU) if self._has_gpu() else DECODING_THREADS_CPU,
         )
 
     async def stop(self) -> None:

@@ -26,7 +26,7 @@ import torch
 
 from encoders.attributes import encode_facts
 from encoders.fusion import Fusion, Modalities
-from encoders.product import ProductEncoder, product_content
+from encoders.product import EncodedProduct, ProductEncoder, product_content
 from encoders.recipes import ImageRecipe
 from encoders.version import Version
 from encoders.weights import find_weights
@@ -35,8 +35,9 @@ from tests.bench.encode_path import Shop, WholePath, cores
 
 SIZES = (1, 4, 16, 64, 256)
 SECONDS = 0.7  # of each measurement
-ROUNDS_MIN = 3
+ROUNDS_MIN = 2
 SIDE_PX, LARGE_PX = 480, 800
+AGREEING = 16  # products
 BUSY = 0.7  # share of the time that the GPU should be at work
 
 
@@ -99,6 +100,7 @@ class Bench:
     def kernels_per_s(self, part: Part, size: int) -> float:
         """Products per second of the GPU if it never waited: by the time of the kernels alone, without copies."""
         is_cuda = self.device != "cpu"
+        part()
         kind = torch.profiler.ProfilerActivity.CUDA if is_cuda else torch.profiler.ProfilerActivity.CPU
         with torch.profiler.profile(activities=[kind]) as profile:
             for _ in range(ROUNDS_MIN):
@@ -183,6 +185,19 @@ class Measured:
             what = f"{self._name}: pictures encoded, {many} in a forward pass"
             self._bench.row(what, [*[""] * (len(self._bench.sizes) - 1), rate])
 
+    def agreement(self) -> None:
+        """A row of how far what the GPU makes is from what the CPU makes: 1 - cosine of fused vectors, the worst."""
+        self._bench.tell(f"{self._name}: the same on the CPU")
+        batch = self._shop.batch(AGREEING, self._pools.threads)
+        on_cpu = ProductEncoder(self._encoder.version, "cpu", cores()).encode(batch)
+        made = {"with": self._encoder.encode(batch)}
+        with _full_precision():
+            made["without"] = self._encoder.encode(batch)
+        worst = {how: max(map(_distance, on_gpu, on_cpu)) for how, on_gpu in made.items()}
+        told = ", ".join(f"{distance:.1e} {how} autocast" for how, distance in worst.items())
+        what = f"{self._name}: 1 - cosine of the GPU's and the CPU's fused vectors, worst of {AGREEING}"
+        self._bench.row(what, [told, *[""] * (len(self._bench.sizes) - 1)])
+
     def _alone(self, size: int) -> Part:
         return lambda: self._encoder.collect(self._encoder.launch(self._prepared[size]))
 
@@ -203,6 +218,12 @@ class Measured:
         busy = [rate / most for rate, most in zip(found, kernels, strict=True)]
         self._bench.row(f"share of that time that the GPU's kernels run (bar {BUSY})", busy)
         return found
+
+
+def _distance(one: EncodedProduct, other: EncodedProduct) -> float:
+    assert one.fused is not None
+    assert other.fused is not None
+    return 1.0 - float(one.fused.astype(np.float64) @ other.fused)
 
 
 def _bound(rate: float, limits: dict[str, float]) -> str:
@@ -273,6 +294,8 @@ def main() -> None:
                 measured[-1].whole_path()
             for each in measured:
                 each.bounds()
+            for each in measured[1:]:  # the largest takes too long on a CPU
+                each.agreement()
             for each in measured:
                 each.parts()
             decoding(bench, pools, words)
