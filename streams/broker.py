@@ -13,6 +13,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from streams.settings import Settings
 
 MAX_MESSAGE_BYTES = 4_194_304
+CANCEL_EVERY_S = 0.2
 Headers = Sequence[tuple[str, bytes]]
 
 
@@ -139,6 +140,16 @@ class Broker:
                 f"no answer from Kafka at {self._settings.bootstrap} ({type(error).__name__}): "
                 "is it running? `freshet up` starts an embedded one, FRESHET_KAFKA_BOOTSTRAP names yours"
             ) from error
+
+
+async def end(task: "asyncio.Task[Any]") -> None:
+    """The task has ended, cancelled or not.
+
+    It is cancelled until then, because a client of aiokafka that is being closed swallows a cancellation.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=CANCEL_EVERY_S)
 
 
 class _Consumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]

@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
 
-from streams.broker import Broker, BrokerUnavailable
+from streams.broker import Broker, BrokerUnavailable, end
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,7 @@ class LastLists:
     async def stop(self) -> None:
         """Safe to call at any time."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end(self._task)
 
     async def _until_read(self, since: dict[int, float]) -> None:
         while True:

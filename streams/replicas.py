@@ -11,7 +11,7 @@ import aiokafka
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from streams.broker import Broker, BrokerUnavailable, Headers
+from streams.broker import Broker, BrokerUnavailable, Headers, end
 from streams.events import BadEvent
 from streams.shelf import Shelf
 from streams.topics import TopicNames
@@ -82,8 +82,7 @@ class Replica:
     async def stop(self) -> None:
         """Close; safe to call at any time."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end(self._task)
         if self._consumer is not None:
             await self._consumer.stop()
         self._thread.shutdown(wait=False)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from streams.broker import Broker, BrokerUnavailable
+from streams.broker import Broker, BrokerUnavailable, end
 from streams.replicas import Put, Replica, ReplicaEnded
 from streams.settings import Settings
 from streams.side_vectors import SideVectors, VectorReader
@@ -63,8 +63,7 @@ class ServedVectors:
     async def stop(self) -> None:
         """Close; safe to call at any time."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end(self._task)
         await self._others.stop()
         if self._vectors is not None:
             await self._vectors.stop()

@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from brokers import LocalKafka, MakeSettings, settings_on
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import NewTopic
 
-from streams.broker import MAX_MESSAGE_BYTES, Broker, BrokerUnavailable, Outgoing, Publisher
+from streams.broker import MAX_MESSAGE_BYTES, Broker, BrokerUnavailable, Outgoing, Publisher, end
 from streams.ports import free_port
 from streams.settings import Settings
 from streams.topics import Topic
@@ -122,6 +122,22 @@ def test_a_publisher_outlives_its_broker(frail_kafka: LocalKafka, broker_setting
 
     asyncio.run(run())
     assert [record.value for record in read(broker, "t", 3)] == [b"before", b"during", b"after"]
+
+
+def test_a_task_ends_although_what_it_waits_for_swallows_a_cancellation() -> None:
+    async def swallows_the_first() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        await asyncio.sleep(60)
+
+    async def run() -> None:
+        task = asyncio.create_task(swallows_the_first())
+        await asyncio.sleep(0)
+        await asyncio.wait_for(end(task), timeout=10)
+        assert task.cancelled()
+        await end(task)  # once more does no harm
+
+    asyncio.run(run())
 
 
 # --- security: each kind of client is given the same ---------------------------------------------------------------
