@@ -17,7 +17,7 @@ from encoders.training.processes import Processes, training_processes
 
 PAIRS, HELD_OUT = 4_000, 1_000
 HIDDEN, V, T = 64, 1_280, 384
-NOISE = 30.0  # so that not every pair is found again
+NOISE = 20.0  # so that not every pair is found again
 
 
 class Killed(Exception):
