@@ -113,6 +113,13 @@ class ImageEncoder:
         B, rows, columns, V = grids.shape
         return Regions(np.ascontiguousarray(grids.reshape(B, rows * columns, V)), rows, columns)
 
+    def encode_with_regions(self, pictures: Sequence[Pixels]) -> tuple[Vectors, Regions]:
+        """What encode and regions return, of one pass where the vector is the mean over the places, else of two."""
+        found = self.regions(pictures)
+        if self._recipe.pooling != IMAGE_RECIPE.pooling or not pictures:
+            return self.encode(pictures), found
+        return unit_rows(found.states.mean(axis=1) - self.centre), found
+
     def _passes(self, squares: "Tensor", read: "Callable[[Tensor], Tensor]") -> "Iterator[Tensor]":
         """What read tells of a few pictures at once, float32, b of each adding up to B."""
         at_once = AT_ONCE_GPU if self._device.type == "cuda" else AT_ONCE_CPU

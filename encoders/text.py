@@ -145,6 +145,21 @@ class TextEncoder:
                 tokens[i] = Tokens(rows[: len(found.ids)].copy(), np.array(found.offsets, np.int64))
         return tokens
 
+    def encode_with_tokens(self, texts: Sequence[str]) -> tuple[list[Vectors | None], list[Tokens | None]]:
+        """What encode and tokens return, of one pass, or of two where padding is seen too."""
+        import torch
+
+        found = self.tokens(texts)
+        if self._recipe.pooling == LAST_PLACE:
+            return self.encode(texts), found
+        vectors: list[Vectors | None] = [None] * len(texts)
+        for i, tokens in enumerate(found):
+            if tokens is not None:
+                states = torch.from_numpy(tokens.states)[None]  # (1, S, T)
+                pooled = pool(states, torch.ones(states.shape[:2], dtype=torch.bool), self._recipe.pooling)
+                vectors[i] = unit_rows(pooled.numpy())[0]
+        return vectors, found
+
     def _read(self, texts: Sequence[str]) -> "list[Encoding | None]":
         """The word pieces of each text; None where all is blank."""
         cut = [text[: self._recipe.characters] for text in texts]
