@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import orjson
 import pytest
 from aiokafka.errors import MessageSizeTooLargeError
@@ -239,6 +240,19 @@ def test_all_events_pass_as_their_reader_takes_them_or_exactly_the_wrong_ones_ar
         posted = desk.clicks_of(orjson.dumps(events))
         assert [orjson.loads(message.value or b"") for message in posted.messages] == events
         assert [message.key for message in posted.messages] == [event["user_id"].encode() for event in events]
+
+
+def test_the_openapi_document_holds_the_contracts_in_full_and_examples_that_pass(shop: AskedShop) -> None:
+    paths = send(shop, "GET", "/openapi.json").json()["paths"]
+    for path in ("/v1/events/clicks", "/v1/events/catalog"):
+        content = paths[path]["post"]["requestBody"]["content"]["application/json"]
+        jsonschema.Draft202012Validator.check_schema(content["schema"])
+        assert "$ref" not in str(content["schema"])
+        for example in content["examples"].values():
+            jsonschema.validate(example["value"], content["schema"])
+            assert send(shop, "POST", path, example["value"]).status_code == 202
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"op": "insert", "event": "glance"}, content["schema"])
 
 
 def test_who_may_publish_may_not_forget_and_who_reads_may_do_neither(
@@ -514,7 +528,7 @@ def test_what_a_clicks_role_merged_that_was_killed_before_it_acknowledged_is_mer
             stderr=log,
             preexec_fn=dies_with_parent(),
         )
-    assert dying.wait(60) == -9, (tmp_path / "worker.log").read_text()
+    assert dying.wait(120) == -9, (tmp_path / "worker.log").read_text()
     row = shop.users.read(["ann"])["ann"]
     assert ([click.product_id for click in row.clicks], row.revision) == (["cup", "pot"], 2)
     with shop.broker.admin() as admin:
