@@ -87,6 +87,22 @@ def dead_letter(
     )
 
 
+def letters_pattern(namespace: str) -> str:
+    """A regular expression of the topics of dead letters of a namespace; one group: the topic that they came from."""
+    prefix = f"{namespace}." if namespace else ""
+    return f"^({re.escape(prefix)}[^.]+)[.]dead-letters$"
+
+
+def topics_with_letters(broker: Broker, namespace: str) -> list[str]:
+    """The topics of which the broker has a topic of dead letters, by name. Raises BrokerUnavailable."""
+    try:
+        with broker.admin() as admin:
+            found = (re.match(letters_pattern(namespace), name) for name in admin.list_topics())
+    except KafkaError as error:
+        raise BrokerUnavailable(f"no topics can be listed ({error!r}): is the broker running?") from error
+    return sorted(match[1] for match in found if match)
+
+
 def read_dead_letters(broker: Broker, topics: list[str], *, silence_s: float = 30.0) -> Iterator[DeadLetter]:
     """Every dead letter of these source topics that was there at the call, oldest first in each partition.
 

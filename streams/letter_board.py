@@ -6,7 +6,6 @@ seconds are answered from memory.
 
 import asyncio
 import logging
-import re
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from aiokafka.errors import KafkaError
 
 from store.letters import Place, Settled
 from streams.broker import Broker
-from streams.dead_letters import kind_of, letter_of
+from streams.dead_letters import kind_of, letter_of, letters_pattern
 from streams.replays import settlement_of
 from streams.settings import Settings
 
@@ -51,8 +50,7 @@ class LetterBoard:
 
     def __init__(self, settings: Settings) -> None:
         self._broker = Broker(settings)
-        prefix = f"{settings.namespace}." if settings.namespace else ""
-        self._pattern = f"^{re.escape(prefix)}[^.]+[.]dead-letters$"
+        self._pattern = letters_pattern(settings.namespace)
         self._kept_s = settings.topic_retention_days * 86_400
         self._kinds: dict[str, str] = {}
         self._begin()
@@ -79,10 +77,6 @@ class LetterBoard:
         newest = self._newest[letter.topic, kind]
         newest.appendleft(Example(letter.place, letter.at, key, letter.reason))
         self._letters.append((letter.place, letter.given_up_at, kind))
-
-    def topics(self) -> list[str]:
-        """The topics that have dead letters, in the order of their names."""
-        return sorted({place.topic for place, _, _ in self._letters.copy()})
 
     def open(self, settled: Mapping[Place, Settled], now: float) -> list[Open]:
         """What is open by topic and kind, the most first. settled: as LetterStore has it; now: s since 1970."""

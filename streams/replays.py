@@ -7,9 +7,9 @@ after it. Here it is decided whether it may (`Replays.why_not`), from what the r
 - One without counts as now, so it may not if the row has moved on. If the row's last update came from the letter's own
   partition, their offsets say so; else (another key, a topic made again) whether the row was changed after the letter
   was given up. An update that is in the topic, but not in its row yet, is not seen: wait until catalog has no lag.
-- A click may: her row holds the event_ids of her last clicks (streams.clicks.EVENT_RING), so one that is there counts
-  once. One that came by another way too, so many clicks ago, counts twice, and nothing can tell. It may not if she
-  asked to be forgotten after it. Where it is newest in her history is where it stands there, however old it is.
+- A click, or whatever else a person did, may: her row holds the event_ids of her last 64 (streams.clicks.EVENT_RING),
+  so one that is there counts once. One that came by another way too, so many clicks ago, counts twice, and nothing can
+  tell. It may not if she asked to be forgotten after it. It becomes the newest of her history, however old it is.
 - What Freshet derives from a product's row may while it is what would be derived today; embeddings of users never.
 - Nothing may that would be given up again at once, or that was too large to be kept whole.
 """
@@ -25,7 +25,7 @@ from store.products import ProductStore
 from store.records import ProductRow, source_key
 from store.users import UserStore
 from streams.broker import Broker, BrokerUnavailable
-from streams.dead_letters import DeadLetter, kind_of, read_dead_letters
+from streams.dead_letters import DeadLetter, kind_of, read_dead_letters, topics_with_letters
 from streams.events import BadEvent, EncodeRequest, Offer, ProductPatch, ProductVectors, WrongKey
 from streams.parsing import parse, parse_catalog_update, parse_click, parse_gone, parse_key
 from streams.settings import Settings
@@ -64,6 +64,10 @@ class Replays:
         self._broker = Broker(settings)
         self.letters = LetterStore(products.engine)
         self._topic_ids: dict[str, str] = {}  # of now
+
+    def topics(self) -> list[str]:
+        """The topics of which dead letters are kept."""
+        return topics_with_letters(self._broker, self._settings.namespace)
 
     def held(
         self, topics: Sequence[str], *, place: Place | None = None, reason: str | None = None

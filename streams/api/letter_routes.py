@@ -109,7 +109,7 @@ def letter_routes(board: LetterBoard, replays: Replays, access: Access) -> APIRo
     def chosen(which: Which) -> tuple[list[tuple[DeadLetter, Settled | None]], int]:
         """The open letters of these, and of one place it alone, open or not; and how many are more."""
         place = place_of(which.place) if which.place is not None else None
-        topics = board.topics()
+        topics = replays.topics()
         if place is not None:
             return _of_place(place, topics), 0
         if which.topic is not None:
