@@ -78,14 +78,15 @@ class ProductEncoder:
         self.device = device = use_device(device, threads)
         self.version = version
         self.fingerprint = version.fingerprint
-        self.widths = version.widths
+        self.widths, self.feature_widths = version.widths, version.feature_widths
         self._image = ImageEncoder(image_weights, device=device)
         self._text = TextEncoder(text_weights, device=device)
         try:
-            self.token_fusion = token_fusion(version.arrays, self.widths, device)  # None: it attends to no tokens
+            # None: it attends to no tokens
+            self.token_fusion = token_fusion(version.arrays, self.feature_widths, device)
         except ValueError as error:  # a parameter is missing, or of another shape
             raise UnusableVersion(f"the version's encoder is not whole ({error}): teach it again") from error
-        self._fusion = version.taught_fusion() or Fusion(self.widths)
+        self._fusion = version.taught_fusion() or Fusion(self.feature_widths)
 
     def encode(self, batch: Sequence[ProductContent]) -> list[EncodedProduct]:
         """The vectors of each product, in the batch's order, the same whatever else is in the batch.
@@ -96,14 +97,17 @@ class ProductEncoder:
         headlines, details, titles = self._texts(batch)
         texts = [_weigh(*both) for both in zip(headlines, details, strict=True)]
         facts = encode_facts([product.facts for product in batch])
-        V, T = self.widths["image"], self.widths["text"]
+        V, T = self.feature_widths["image"], self.feature_widths["text"]
         if self.token_fusion is not None:
             fused = self.token_fusion.fuse(self.tokens(batch)).vectors
         elif isinstance(self._fusion, Fusion):
             fused = self._fusion.fuse(Modalities(rows_or_zeros(images, V), rows_or_zeros(texts, T), facts))
         else:
             words = Words(rows_or_zeros(titles, T), rows_or_zeros(headlines, T), rows_or_zeros(details, T))
-            fused = self._fusion.fuse(rows_or_zeros(images, V), words, facts)
+            features = rows_or_zeros(images, V)
+            fused = self._fusion.fuse(features, words, facts)
+            if (alone := self._fusion.alone) is not None:
+                images, texts = _there(alone.image(features), images), _there(alone.text(words.joined), texts)
         return [
             EncodedProduct(image, text, vector if image is not None or text is not None else None)
             for image, text, vector in zip(images, texts, fused, strict=True)
@@ -125,28 +129,38 @@ class ProductEncoder:
         text = self._text.encode([words])[0] if words_weight > 0 else None
         image = self._image.encode([picture])[0] if picture is not None and image_weight > 0 else None
         asked = {"text": (text, words_weight), "image": (image, image_weight)}
-        vectors = {name: vector for name, (vector, _) in asked.items() if vector is not None}
-        if not vectors:
+        features = {name: vector for name, (vector, _) in asked.items() if vector is not None}
+        if not features:
             return {}
         if self.token_fusion is not None:
             alone = {"text": ProductContent(words), "image": ProductContent("", () if picture is None else (picture,))}
-            fused = self.token_fusion.fuse(self.tokens([alone[name] for name in vectors])).vectors
+            fused = self.token_fusion.fuse(self.tokens([alone[name] for name in features])).vectors
         else:
-            fused = np.stack([self._fuse_query(**{name: vector}) for name, vector in vectors.items()])
-        weights = np.array([asked[name][1] for name in vectors], np.float32)
-        return {**vectors, "fused": unit_rows(weights[None] @ fused)[0]}
+            fused = np.stack([self._fuse_query(**{name: vector}) for name, vector in features.items()])
+        weights = np.array([asked[name][1] for name in features], np.float32)
+        return {**self._alone(features), "fused": unit_rows(weights[None] @ fused)[0]}
 
     def _fuse_query(self, *, image: Vector | None = None, text: Vector | None = None) -> Vector:
         """(D,) of a picture or of words without a product: nothing else is known."""
-        images, texts = rows_or_zeros([image], self.widths["image"]), rows_or_zeros([text], self.widths["text"])
+        V, T = self.feature_widths["image"], self.feature_widths["text"]
+        images, texts = rows_or_zeros([image], V), rows_or_zeros([text], T)
         facts = encode_facts([()])
         if isinstance(self._fusion, Fusion):
             fused = self._fusion.fuse(Modalities(images, texts, facts))
-        else:  # what is said of products besides, on average
-            details = np.zeros_like(texts) if text is None else self._fusion.details[None]
-            fused = self._fusion.fuse(images, Words(texts, texts, details), facts)
+        else:
+            fused = self._fusion.fuse(images, self._fusion.asked(texts), facts)
         vector: Vector = fused[0]
         return vector
+
+    def _alone(self, features: dict[str, Vector]) -> dict[str, Vector]:
+        """The vectors of what is asked for by itself, in the spaces of the products' own."""
+        if isinstance(self._fusion, Fusion) or (alone := self._fusion.alone) is None:
+            return features
+        rows = {name: vector[None] for name, vector in features.items()}
+        return {
+            name: (alone.image(row) if name == "image" else alone.text(self._fusion.asked(row).joined))[0]
+            for name, row in rows.items()
+        }
 
     def _images(self, batch: Sequence[ProductContent]) -> list[Vector | None]:
         """Of several pictures the one vector that they have together."""
@@ -184,6 +198,11 @@ def use_device(name: str, threads: int) -> str:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UnknownDevice(f"there is no device {name!r} here: take auto or cpu")
     return name
+
+
+def _there(vectors: NDArray[np.float32], features: Sequence[Vector | None]) -> list[Vector | None]:
+    """The rows (B, W) of what there is."""
+    return [None if own is None else vector for vector, own in zip(vectors, features, strict=True)]
 
 
 def _weigh(headline: Vector | None, details: Vector | None) -> Vector | None:

@@ -219,7 +219,10 @@ def test_of_a_taught_version_the_check_is_told_of_what_it_serves(tmp_path: Path)
             for side, of in sides.items()
         }
     )
-    arrays = {PREFIX + name: array for name, array in fit_fusion(image, said, heads).state().items()}
+    arrays = {
+        PREFIX + name: array
+        for name, array in fit_fusion(image[None], said, np.zeros((20, 128), np.float32), heads).state().items()
+    }
     settings = Settings(device="cpu")
     write_version(tmp_path, Version(settings.image_encoder, settings.text_encoder, arrays))
     taught = load_encoder(settings, read_version(tmp_path))
