@@ -54,6 +54,8 @@ evaluate-encoders: .venv/.test  ## Evaluate the encoders on 5,000 real products 
 	@.venv/bin/freshet encoders evaluate "$(FASHION)" --version $(TAUGHT)/aligned
 	@.venv/bin/freshet train fuse "$(FASHION)" $(TAUGHT)/unlabelled --version $(TAUGHT)/aligned --category-weight 0 --align-weight .1 --pull .01
 	@.venv/bin/freshet train fuse "$(FASHION)" $(TAUGHT)/fused --version $(TAUGHT)/aligned
+	@.venv/bin/freshet encoders evaluate "$(FASHION)" --sequences
+	@.venv/bin/freshet train cross-modal "$(FASHION)" $(TAUGHT)/crossed --version $(TAUGHT)/aligned
 	@.venv/bin/freshet train transfer "$(FOLDERS)/grocery" $(TAUGHT)/carried --version $(TAUGHT)/aligned
 	@.venv/bin/freshet encoders evaluate "$(FOLDERS)/grocery" --version $(TAUGHT)/aligned
 

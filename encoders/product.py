@@ -1,22 +1,29 @@
 """A product's pictures, words and facts to its three vectors."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoders.attributes import Fact, encode_facts, product_facts
 from encoders.fusion import Fusion, Modalities, attend, rows_or_zeros, unit_rows
-from encoders.image import ImageEncoder, Pixels
+from encoders.image import ImageEncoder, Over, Pixels
 from encoders.product_tokens import ProductTokens, product_tokens
 from encoders.taught_fusion import Words
-from encoders.text import TextEncoder, product_text
+from encoders.text import Launched, Pieces, TextEncoder, product_text
 from encoders.token_fusion import token_fusion
+from encoders.transfers import Coming
 from encoders.version import UnusableVersion, Version
 from encoders.weights import TEXT_RECIPE, find_weights
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Vector = NDArray[np.float32]
+Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,23 @@ class EncodedProduct:
     image: Vector | None  # (V,)
     text: Vector | None  # (T,)
     fused: Vector | None  # (D,)
+
+
+class PreparedProducts(NamedTuple):
+    """What is read of products before the device is needed."""
+
+    products: Sequence[ProductContent]
+    squares: "Tensor"  # of all pictures, product after product
+    pieces: Pieces  # of the headlines, then of the details, then of the titles, where the fusion reads them; of none
+    # where it reads tokens
+
+
+class LaunchedProducts(NamedTuple):
+    """Products that the device may still be encoding."""
+
+    products: Sequence[ProductContent]
+    reading: tuple[Coming, Launched] | None  # pictures, and words as they were prepared
+    done: list[EncodedProduct]  # where the fusion reads tokens: then nothing is being read
 
 
 def product_content(
@@ -60,7 +84,7 @@ class UnknownDevice(ValueError):
 
 
 class ProductEncoder:
-    """Owns both models. One thread at a time may use it."""
+    """Owns both models. One thread at a time may use it, but as prepare and collect say."""
 
     def __init__(
         self, version: Version, device: str = "auto", threads: int = 1, *, pickled_weights: bool = False
@@ -93,29 +117,60 @@ class ProductEncoder:
 
         Raises BadPicture if a picture is no RGB array, FloatingPointError if a vector is not finite.
         """
-        images = self._images(batch)
-        headlines, details, titles = self._texts(batch)
-        texts = [_weigh(*both) for both in zip(headlines, details, strict=True)]
+        return self.collect(self.launch(self.prepare(batch)))
+
+    def prepare(self, batch: Sequence[ProductContent], over: Over = map) -> PreparedProducts:
+        """All that is done before the device is needed: any thread may, while another launches and collects.
+
+        over  resizes pictures side by side, as an executor's map
+
+        Raises BadPicture.
+        """
+        squares = self._image.prepare(_pictures(batch), over)
+        if self.token_fusion is not None:
+            return PreparedProducts(batch, squares, self._text.prepare([]))
+        texts = [product.text for product in batch] + [product.details for product in batch]
+        texts += [] if isinstance(self._fusion, Fusion) else [product.title for product in batch]
+        return PreparedProducts(batch, squares, self._text.prepare(texts))
+
+    def launch(self, prepared: PreparedProducts) -> LaunchedProducts:
+        """What was prepared is computed on a CPU and begun on a GPU, which takes the next before it is done with this.
+
+        Where the fusion reads tokens, all is done. Raises FloatingPointError.
+        """
+        batch = prepared.products
+        if self.token_fusion is None:
+            reading = self._image.launch(prepared.squares), self._text.launch(prepared.pieces)
+            return LaunchedProducts(batch, reading, [])
+        resized = iter(prepared.squares.numpy())
+        small = [replace(product, pictures=tuple(islice(resized, len(product.pictures)))) for product in batch]
+        images, texts, tokens = self._vectors_and_tokens(small)
+        return LaunchedProducts(batch, None, _encoded(images, texts, self.token_fusion.fuse(tokens).vectors))
+
+    def collect(self, launched: LaunchedProducts) -> list[EncodedProduct]:
+        """As encode, waited for: any thread may, while another prepares and launches. Raises FloatingPointError."""
+        if launched.reading is None:
+            return launched.done
+        batch, B = launched.products, len(launched.products)
+        images = _of_each(batch, self._image.collect(launched.reading[0]))
+        read = self._text.collect(launched.reading[1])
+        headlines, details, titles = read[:B], read[B : 2 * B], read[2 * B :]
+        texts = _weighed(headlines, details)
         facts = encode_facts([product.facts for product in batch])
         V, T = self.feature_widths["image"], self.feature_widths["text"]
-        if self.token_fusion is not None:
-            fused = self.token_fusion.fuse(self.tokens(batch)).vectors
-        elif isinstance(self._fusion, Fusion):
+        if isinstance(self._fusion, Fusion):
             fused = self._fusion.fuse(Modalities(rows_or_zeros(images, V), rows_or_zeros(texts, T), facts))
         else:
             words = Words(rows_or_zeros(titles, T), rows_or_zeros(headlines, T), rows_or_zeros(details, T))
-            features = rows_or_zeros(images, V)
-            fused = self._fusion.fuse(features, words, facts)
+            seen = rows_or_zeros(images, V)
+            fused = self._fusion.fuse(seen, words, facts)
             if (alone := self._fusion.alone) is not None:
-                images, texts = _there(alone.image(features), images), _there(alone.text(words.joined), texts)
-        return [
-            EncodedProduct(image, text, vector if image is not None or text is not None else None)
-            for image, text, vector in zip(images, texts, fused, strict=True)
-        ]
+                images, texts = _there(alone.image(seen), images), _there(alone.text(words.joined), texts)
+        return _encoded(images, texts, fused)
 
     def tokens(self, batch: Sequence[ProductContent]) -> list[ProductTokens]:
         """The places of the pictures, the word pieces and the facts of each product. Raises as encode."""
-        return product_tokens(self._image, self._text, batch)
+        return self._vectors_and_tokens(batch)[2]
 
     def encode_query(
         self, words: str = "", picture: Pixels | None = None, words_weight: float = 1.0, image_weight: float = 1.0
@@ -126,56 +181,59 @@ class ProductEncoder:
         So a fused cosine with both is, up to a factor, the weighted sum of those with each. A weight is >= 0, no
         unit; what has weight 0 is not asked for. Empty if nothing is.
         """
-        text = self._text.encode([words])[0] if words_weight > 0 else None
-        image = self._image.encode([picture])[0] if picture is not None and image_weight > 0 else None
-        asked = {"text": (text, words_weight), "image": (image, image_weight)}
-        features = {name: vector for name, (vector, _) in asked.items() if vector is not None}
-        if not features:
-            return {}
+        by_words = ProductContent(words if words_weight > 0 else "")
+        by_picture = ProductContent("", (picture,) if picture is not None and image_weight > 0 else ())
         if self.token_fusion is not None:
-            alone = {"text": ProductContent(words), "image": ProductContent("", () if picture is None else (picture,))}
-            fused = self.token_fusion.fuse(self.tokens([alone[name] for name in features])).vectors
+            said, seen = self.encode([by_words, by_picture])
+            found = {"text": (said.text, said.fused), "image": (seen.image, seen.fused)}
         else:
-            fused = np.stack([self._fuse_query(**{name: vector}) for name, vector in features.items()])
-        weights = np.array([asked[name][1] for name in features], np.float32)
-        return {**self._alone(features), "fused": unit_rows(weights[None] @ fused)[0]}
+            read = {"text": self._text.encode([by_words.text]), "image": self._image.encode(by_picture.pictures)}
+            found = {name: self._of_query(name, rows[0] if len(rows) else None) for name, rows in read.items()}
+        weights = {"text": words_weight, "image": image_weight}
+        vectors: dict[str, Vector] = {}
+        total = np.zeros(self.widths["fused"], np.float32)
+        for name, (vector, fused) in found.items():
+            if vector is not None and fused is not None:
+                vectors[name] = vector
+                total += np.float32(weights[name]) * fused
+        return {**vectors, "fused": unit_rows(total[None])[0]} if vectors else {}
 
-    def _fuse_query(self, *, image: Vector | None = None, text: Vector | None = None) -> Vector:
-        """(D,) of a picture or of words without a product: nothing else is known."""
-        V, T = self.feature_widths["image"], self.feature_widths["text"]
-        images, texts = rows_or_zeros([image], V), rows_or_zeros([text], T)
+    def _of_query(self, name: str, feature: Vector | None) -> tuple[Vector | None, Vector | None]:
+        """Its own vector and the fused one, of a picture or of words without a product: nothing else is known."""
+        if feature is None:
+            return None, None
+        images, texts = (
+            rows_or_zeros([feature if own == name else None], self.feature_widths[own]) for own in ("image", "text")
+        )
         facts = encode_facts([()])
         if isinstance(self._fusion, Fusion):
-            fused = self._fusion.fuse(Modalities(images, texts, facts))
-        else:
-            fused = self._fusion.fuse(images, self._fusion.asked(texts), facts)
-        vector: Vector = fused[0]
-        return vector
+            return feature, self._fusion.fuse(Modalities(images, texts, facts))[0]
+        words = self._fusion.asked(texts)
+        fused: Vector = self._fusion.fuse(images, words, facts)[0]
+        if (alone := self._fusion.alone) is None:
+            return feature, fused
+        return (alone.image(images) if name == "image" else alone.text(words.joined))[0], fused
 
-    def _alone(self, features: dict[str, Vector]) -> dict[str, Vector]:
-        """The vectors of what is asked for by itself, in the spaces of the products' own."""
-        if isinstance(self._fusion, Fusion) or (alone := self._fusion.alone) is None:
-            return features
-        rows = {name: vector[None] for name, vector in features.items()}
-        return {
-            name: (alone.image(row) if name == "image" else alone.text(self._fusion.asked(row).joined))[0]
-            for name, row in rows.items()
-        }
-
-    def _images(self, batch: Sequence[ProductContent]) -> list[Vector | None]:
-        """Of several pictures the one vector that they have together."""
-        vectors = self._image.encode([picture for product in batch for picture in product.pictures])  # (P, V)
-        ends = np.cumsum([len(product.pictures) for product in batch])
-        each = np.split(vectors, ends[:-1]) if len(batch) else []
-        return [attend(own) if len(own) else None for own in each]
-
-    def _texts(self, batch: Sequence[ProductContent]) -> tuple[list[Vector | None], ...]:
-        """Headlines, details and titles; titles only where the fusion reads them."""
-        texts = [product.text for product in batch] + [product.details for product in batch]
-        texts += [] if isinstance(self._fusion, Fusion) else [product.title for product in batch]
-        vectors = self._text.encode(texts)
+    def _vectors_and_tokens(
+        self, batch: Sequence[ProductContent]
+    ) -> tuple[list[Vector | None], list[Vector | None], list[ProductTokens]]:
+        """Of pictures, of words, and what both are made of, so that each network reads a product once."""
+        pictures, regions = self._image.encode_with_regions(_pictures(batch))
         B = len(batch)
-        return vectors[:B], vectors[B : 2 * B], vectors[2 * B :]
+        texts, read = self._text.encode_with_tokens([p.text for p in batch] + [p.details for p in batch])
+        tokens = product_tokens(batch, regions, self._image.centre, read)
+        return _of_each(batch, pictures), _weighed(texts[:B], texts[B:]), tokens
+
+
+def _pictures(batch: Sequence[ProductContent]) -> list[Pixels]:
+    return [picture for product in batch for picture in product.pictures]
+
+
+def _of_each(batch: Sequence[ProductContent], vectors: Vectors) -> list[Vector | None]:
+    """Of the vectors (P, V) of all pictures, in order, the one that each product's have together."""
+    ends = np.cumsum([len(product.pictures) for product in batch])
+    each = np.split(vectors, ends[:-1]) if len(batch) else []
+    return [attend(own) if len(own) else None for own in each]
 
 
 def use_device(name: str, threads: int) -> str:
@@ -200,9 +258,21 @@ def use_device(name: str, threads: int) -> str:
     return name
 
 
-def _there(vectors: NDArray[np.float32], features: Sequence[Vector | None]) -> list[Vector | None]:
-    """The rows (B, W) of what there is."""
+def _there(vectors: Vectors, features: Sequence[Vector | None]) -> list[Vector | None]:
+    """Of the rows (B, W) those of features that there are."""
     return [None if own is None else vector for vector, own in zip(vectors, features, strict=True)]
+
+
+def _encoded(images: Sequence[Vector | None], texts: Sequence[Vector | None], fused: Vectors) -> list[EncodedProduct]:
+    """(B,) of what each has."""
+    return [
+        EncodedProduct(image, text, vector if image is not None or text is not None else None)
+        for image, text, vector in zip(images, texts, fused, strict=True)
+    ]
+
+
+def _weighed(headlines: Sequence[Vector | None], details: Sequence[Vector | None]) -> list[Vector | None]:
+    return [_weigh(*both) for both in zip(headlines, details, strict=True)]
 
 
 def _weigh(headline: Vector | None, details: Vector | None) -> Vector | None:

@@ -15,6 +15,7 @@ from streams import (
     cli_encoders,
     cli_evaluate,
     cli_explain,
+    cli_keys,
     cli_search,
     cli_train,
     cli_tune,
@@ -48,6 +49,7 @@ app.add_typer(cli_compress.app)
 app.add_typer(cli_tune.app)
 app.add_typer(cli_explain.app)
 app.add_typer(cli_ask.dead_letters_app, name="dead-letters", rich_help_panel="Ask")
+app.add_typer(cli_keys.keys_app, name="keys", rich_help_panel="Run")
 
 LogLevel = Annotated[str, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

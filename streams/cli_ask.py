@@ -222,16 +222,20 @@ def ask(path: str, *, body: dict[str, Any] | None = None, **query: Any) -> Any:
     settings = read_settings()
     host = f"[{settings.api_host}]" if ":" in settings.api_host else settings.api_host
     url = f"http://{host}:{settings.api_port}"
+    key = settings.api_key.get_secret_value() if settings.api_key else None
     try:
         # trust_env: a proxy of the environment must not come between us and the loopback address.
-        with httpx.Client(base_url=url, timeout=ASK_WITHIN_S, trust_env=False) as client:
-            response = client.request("POST" if body else "GET", path, params=query, json=body)
+        with httpx.Client(base_url=f"{url}/v1", timeout=ASK_WITHIN_S, trust_env=False) as client:
+            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            response = client.request("POST" if body else "GET", path, params=query, json=body, headers=headers)
         answer = response.json()
     except (httpx.HTTPError, ValueError) as error:
         raise Failure(
             f"no answer from Freshet's api at {url} ({type(error).__name__}): start it with `freshet up`, "
             "or set FRESHET_API_PORT to where it listens"
         ) from error
+    if response.status_code in (401, 403):
+        raise Failure(f"{answer['detail']}; FRESHET_API_KEY names the key with which the commands ask")
     if response.is_error:
         raise Failure(str(answer.get("detail", answer)))
     return answer

@@ -35,7 +35,8 @@ def explain(
         typer.Option("--check", help="Encode it again without each word, fact and place: does the vector move?"),
     ] = False,
     encoder: Annotated[
-        Path | None, typer.Option(help="A version's folder, instead of the version that serves.")
+        Path | None,
+        typer.Option(help="A version's folder, instead of what serves (of a --catalog: what the settings name)."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A heat map to write, FILE.png.")] = None,
     as_json: Json = False,
@@ -48,7 +49,7 @@ def explain(
     from streams.explain import NothingToExplain
     from streams.explain import explain as explained_by
     from streams.explained_product import NoSuchProduct, content_of, fields_from_catalog, fields_from_shop
-    from streams.version_files import load_encoder
+    from streams.version_files import load_encoder, serving_version
 
     settings = read_settings()
     try:
@@ -56,7 +57,7 @@ def explain(
         content, missing = content_of(fields, settings, catalog.resolve().parent if catalog else None)
         if missing is not None:
             typer.echo(f"without its picture: {missing.reason}", err=True)
-        version = None if encoder is None else read_version(encoder)
+        version = read_version(encoder) if encoder else None if catalog else serving_version(settings)
         explained = explained_by(content, load_encoder(settings, version), score=score, check=check)
     except (NoSuchProduct, BadEvent, NothingToExplain, ArithmeticError) as error:
         raise Failure(str(error)) from error

@@ -146,7 +146,7 @@ class Play:
 
     async def _count_retrievable(self) -> None:
         while True:
-            status = (await self.ask("/status")).json()
+            status = (await self.ask("/v1/status")).json()
             self._count(int(status.get("stores", {}).get("vectors", {}).get("fused", 0)), time.monotonic())
             await asyncio.sleep(0.25)
 
@@ -188,7 +188,7 @@ class Play:
     async def _before_and_after(self) -> None:
         """One shopper's list before and after three clicks on products of one kind."""
         seen = self.seen
-        seen.before = (await self.ask(f"/users/{GUEST}/recommendations", limit=5)).json().get("items", [])
+        seen.before = (await self.ask(f"/v1/users/{GUEST}/recommendations", limit=5)).json().get("items", [])
         kind = self._catalog[0].get("category")
         alike = [p for p in self._catalog if p.get("category") == kind and p["product_id"] in seen.titles][:3]
         for number, product in enumerate(alike):
@@ -270,7 +270,7 @@ class Play:
         await self._publisher.publish([Outgoing(topic, value[key].encode(), orjson.dumps(value)) for value in values])
 
     async def _is_retrievable(self, product_id: str) -> bool:
-        answer = await self.ask(f"/products/{quote(product_id)}/similar", limit=1)
+        answer = await self.ask(f"/v1/products/{quote(product_id)}/similar", limit=1)
         return answer.status_code == 200 and bool(answer.json()["items"])
 
     async def _hear(self, told: Any) -> None:

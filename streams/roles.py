@@ -272,7 +272,7 @@ def _learner(parts: Parts) -> Runnable:
 
 
 def _api(parts: Parts) -> Runnable:
-    from streams.api import Api
+    from streams.api.role import Api
     from streams.health import Backlogs
     from streams.search import Search
     from streams.status import StatusBoard

@@ -134,8 +134,14 @@ class Settings(BaseSettings):
     )
 
     # Interface
-    api_host: str = Field("127.0.0.1", pattern=r"^(127\.\d+\.\d+\.\d+|localhost|::1)$", description="loopback only")
+    api_host: str = Field(
+        "127.0.0.1",
+        pattern=r"^[0-9A-Za-z.:-]{1,253}$",
+        description="one that others reach needs keys",
+    )
     api_port: int = Field(8470, ge=1, le=65535)
+    api_requests_per_s: int = Field(200, ge=0, le=1_000_000, description="of each key; 0 = as many as it likes")
+    api_key: SecretStr | None = Field(None, description="with which the commands ask the api")
 
     @field_validator("database_url")
     @classmethod

@@ -11,6 +11,7 @@ from encoders.version import FILE, UnusableVersion, Version, read_version
 from store.records import StoreUnavailable
 from streams.events import EncoderVersion
 from streams.settings import Settings
+from streams.versions import known_rows, version_of
 
 
 def load_encoder(settings: Settings, version: Version | None = None) -> ProductEncoder:
@@ -20,6 +21,15 @@ def load_encoder(settings: Settings, version: Version | None = None) -> ProductE
     """
     s, made = settings, version or Version(settings.image_encoder, settings.text_encoder)
     return ProductEncoder(made, s.device, s.encode_threads, pickled_weights=s.pickled_weights)
+
+
+def serving_version(settings: Settings) -> Version | None:
+    """The version that serves; None where the shop knows of none yet, so the untrained one of the settings does.
+
+    Raises as open_version does.
+    """
+    serving = next((row for row in known_rows(settings) if row.state == "serving"), None)
+    return open_version(settings, version_of(serving)) if serving else None
 
 
 def put_version(settings: Settings, folder: Path, fingerprint: str) -> None:

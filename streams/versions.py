@@ -59,17 +59,22 @@ def _serving_first(versions: list[EncoderVersion]) -> list[EncoderVersion]:
     return sorted(versions, key=lambda version: (-version.served, version.fingerprint))
 
 
-def known_fingerprints(settings: Settings) -> list[str]:
-    """Of the versions that have topics, as SQL has them; none where there is no database yet, or none answers."""
+def known_rows(settings: Settings) -> list[EncoderRow]:
+    """The versions that SQL knows; none where there is no database yet. Raises StoreUnavailable."""
     url = settings.database_url.get_secret_value() if settings.database_url else None
     if url is None and not (settings.home / settings.namespace / "products.db").exists():
         return []
+    engine = open_database(url, settings.home, "products", settings.namespace)
     try:
-        engine = open_database(url, settings.home, "products", settings.namespace)
-        try:
-            return [row.fingerprint for row in EncoderStore(engine).known() if row.filled_at is not None]
-        finally:
-            engine.dispose()
+        return EncoderStore(engine).known()
+    finally:
+        engine.dispose()
+
+
+def known_fingerprints(settings: Settings) -> list[str]:
+    """Of the versions that have topics; none where no database answers, either."""
+    try:
+        return [row.fingerprint for row in known_rows(settings) if row.filled_at is not None]
     except StoreUnavailable as away:
         log.warning("topics of other versions of the encoders are not looked after reason=%s", away)
         return []

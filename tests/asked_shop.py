@@ -15,7 +15,7 @@ from store.records import Click, ProductRow, UserRow
 from store.user_vectors import UserPoint
 from store.users import UserStore
 from store.vectors import OfferPoint, VectorPoint, VectorStore, open_vectors
-from streams.api import Api
+from streams.api.role import Api
 from streams.broker import Broker, BrokerUnavailable
 from streams.health import Backlog
 from streams.listed_twice import ListedTwice
@@ -57,10 +57,14 @@ class AskedShop:
     """Three products and a user, in real stores, behind an Api."""
 
     def __init__(
-        self, home: Path, replicas: ReplicasAtHand, load: Callable[[str], ProductEncoder] | None = None
+        self,
+        home: Path,
+        replicas: ReplicasAtHand,
+        load: Callable[[str], ProductEncoder] | None = None,
+        **more: Any,
     ) -> None:
-        """load makes the encoder of searches."""
-        self.settings = Settings(home=home, api_port=free_port())
+        """load makes the encoder of searches; more is of the settings."""
+        self.settings = Settings(home=home, api_port=free_port(), **more)
         self.products = ProductStore(open_database(None, home, "products"))
         self.users = UserStore(open_database(None, home, "users"))
         self.vectors: VectorStore = open_vectors(None, None, home, "")
@@ -134,7 +138,7 @@ class AskedShop:
             self.vectors.put_users([UserPoint(user_id, 1, epoch, np.array(embedding, np.float32), 1e12)])
 
     def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(transport=httpx.ASGITransport(self.api.app), base_url="http://api")
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.api.app), base_url="http://localhost")
 
 
 def product(product_id: str, title: str) -> ProductRow:

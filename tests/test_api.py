@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -57,35 +58,39 @@ def shop(tmp_path: Path) -> Iterator[AskedShop]:
 
 
 async def ask(shop: AskedShop, path: str, **query: Any) -> tuple[int, Any]:
-    await shop.api._fill()
+    await shop.api.views.fill()
     async with shop.client() as client:
         response = await client.get(path, params=query)
     return response.status_code, response.json()
+
+
+def problem(code: int, detail: str) -> dict[str, Any]:
+    return {"title": HTTPStatus(code).phrase, "status": code, "detail": detail}
 
 
 # --- lists -------------------------------------------------------------------------------------------------------
 
 
 async def test_the_recommendations_are_the_list_of_this_moment_with_titles(shop: AskedShop) -> None:
-    code, made = await ask(shop, "/users/ann%2F1/recommendations", limit=3)
+    code, made = await ask(shop, "/v1/users/ann%2F1/recommendations", limit=3)
     assert code == 200
     assert shop.asked == [("ann/1", 3, None)]
     assert [(item["title"], item["reason"]) for item in made["items"]] == [("Glass ball", "bought often")]
 
 
 async def test_a_user_who_is_not_known_gets_a_list_too(shop: AskedShop) -> None:
-    assert (await ask(shop, "/users/nobody yet/recommendations"))[0] == 200
+    assert (await ask(shop, "/v1/users/nobody yet/recommendations"))[0] == 200
     assert shop.asked == [("nobody yet", 20, None)]
 
 
 async def test_the_segment_of_a_user_may_be_told_where_her_list_is_asked_for(shop: AskedShop) -> None:
     for told, segment in (("DE", "DE"), (" DE ", "DE"), ("", None), ("  ", None)):
-        assert (await ask(shop, "/users/nobody yet/recommendations", segment=told))[0] == 200
+        assert (await ask(shop, "/v1/users/nobody yet/recommendations", segment=told))[0] == 200
         assert shop.asked.pop() == ("nobody yet", 20, segment)
 
 
 async def test_similar_products_come_nearest_first_without_the_product_itself(shop: AskedShop) -> None:
-    for path in (f"/products/{BALL}/similar", f"/products/{BALL.replace('/', '%2F')}/similar"):
+    for path in (f"/v1/products/{BALL}/similar", f"/v1/products/{BALL.replace('/', '%2F')}/similar"):
         code, made = await ask(shop, path, limit=2)
         assert code == 200
         assert [item["product_id"] for item in made["items"]] == ["b", "c"]
@@ -94,12 +99,12 @@ async def test_similar_products_come_nearest_first_without_the_product_itself(sh
 
 
 async def test_a_modality_without_vectors_has_nothing_similar(shop: AskedShop) -> None:
-    code, made = await ask(shop, "/products/b/similar", by="text")
+    code, made = await ask(shop, "/v1/products/b/similar", by="text")
     assert (code, made["items"]) == (200, [])
 
 
 async def test_what_goes_with_a_product_comes_by_share_with_titles_if_it_can_be_had(shop: AskedShop) -> None:
-    path = f"/products/{BALL}/similar"
+    path = f"/v1/products/{BALL}/similar"
     bauble, cup = ({"product_id": i, "title": t, "score": s} for i, t, s in (("b", "Bauble", 0.5), ("c", "Cup", 0.25)))
     assert await ask(shop, path, by="together") == (
         200,
@@ -109,7 +114,7 @@ async def test_what_goes_with_a_product_comes_by_share_with_titles_if_it_can_be_
     assert (await ask(shop, path, by="next"))[1]["items"] == [cup | {"score": 0.125}]
     shop.shelf.put_offer(b"b", offer(2, state="sold_out"), ())
     assert (await ask(shop, path, by="together"))[1]["items"] == [cup]
-    assert (await ask(shop, "/products/b/similar", by="together"))[1]["items"] == [], "one that is sold out is known"
+    assert (await ask(shop, "/v1/products/b/similar", by="together"))[1]["items"] == [], "one that is sold out is known"
 
 
 async def test_look_alikes_come_nearest_first_with_what_they_clicked_last_that_she_has_not(shop: AskedShop) -> None:
@@ -118,27 +123,27 @@ async def test_look_alikes_come_nearest_first_with_what_they_clicked_last_that_s
     shop.have("cat", [3.0, 0.0], "b", BALL)
     shop.have("old", [1.0, 0.0], "c", epoch=0)
     shop.vectors.put_users([UserPoint("row is gone", 1, 1, np.array([1, 0], np.float32), 1e12)])
-    code, made = await ask(shop, "/users/ann%2F1/look-alikes")
+    code, made = await ask(shop, "/v1/users/ann%2F1/look-alikes")
     assert (code, made["user_id"], made["epoch"]) == (200, "ann/1", 1)
     cat, bob = made["users"]
     assert (cat["user_id"], cat["clicked"]) == ("cat", [])
     assert (bob["user_id"], bob["clicked"]) == ("bob", [{"product_id": "c", "title": "Cup"}])
     length = np.hypot(1.45, 0.05)
     assert [cat["score"], bob["score"]] == pytest.approx([1.45 / length, 0.05 / length], abs=1e-5)
-    assert [one["user_id"] for one in (await ask(shop, "/users/ann/1/look-alikes", limit=1))[1]["users"]] == ["cat"]
+    assert [one["user_id"] for one in (await ask(shop, "/v1/users/ann/1/look-alikes", limit=1))[1]["users"]] == ["cat"]
 
 
 async def test_who_clicked_nothing_that_the_model_knows_has_no_look_alikes(shop: AskedShop) -> None:
     shop.have("cat", [1.0, 0.0], BALL)
     shop.have("new", None, "gone")
-    assert await ask(shop, "/users/new/look-alikes") == (200, {"user_id": "new", "epoch": 1, "users": []})
+    assert await ask(shop, "/v1/users/new/look-alikes") == (200, {"user_id": "new", "epoch": 1, "users": []})
 
 
 # --- what is held ------------------------------------------------------------------------------------------------
 
 
 async def test_all_that_is_held_of_a_user_is_shown(shop: AskedShop) -> None:
-    code, held = await ask(shop, "/users/ann/1")
+    code, held = await ask(shop, "/v1/users/ann/1")
     assert code == 200
     assert held["revision"] == 1
     assert held["offsets"] == {"topic/0": 7}
@@ -148,7 +153,7 @@ async def test_all_that_is_held_of_a_user_is_shown(shop: AskedShop) -> None:
 
 
 async def test_all_that_is_held_of_a_product_is_shown(shop: AskedShop) -> None:
-    code, held = await ask(shop, f"/products/{BALL}")
+    code, held = await ask(shop, f"/v1/products/{BALL}")
     assert code == 200
     assert held["row"]["fields"] == {"title": "Glass ball"}
     assert held["row"]["offsets"] == {"topic/3": 41}
@@ -162,33 +167,42 @@ async def test_all_that_is_held_of_a_product_is_shown(shop: AskedShop) -> None:
 @pytest.mark.parametrize(
     ("path", "code", "detail"),
     [
-        ("/users/bob", 404, "nothing is held of a user 'bob': she has no click yet, was forgotten, or the id is missp"),
-        ("/products/x/y", 404, "there is no product 'x/y': it was not published yet, was deleted, or the id is misspe"),
-        ("/products/x/similar", 404, "there is no product 'x': it was not published yet"),
-        ("/products/x/similar?by=together", 404, "there is no product 'x': it was not published yet"),
-        ("/products/gone/similar?by=next", 404, "there is no product 'gone': it was not published yet"),
-        ("/users/bob/look-alikes", 404, "nothing is held of a user 'bob': she has no click yet, was forgotten"),
-        ("/products/b/similar?limit=0", 422, "limit: Input should be greater than or equal to 1"),
-        ("/products/b/similar?by=smell", 422, "by: Input should be 'fused', 'image', 'text', 'together' or 'next'"),
-        (f"/users/bob/recommendations?segment={65 * 'x'}", 422, "segment: String should have at most 64 characters"),
-        ("/nothing", 404, "there is nothing at /nothing: see /status, /search?q=WORDS, /users/ID/"),
+        (
+            "/v1/users/bob",
+            404,
+            "nothing is held of a user 'bob': she has no click yet, was forgotten, or the id is missp",
+        ),
+        (
+            "/v1/products/x/y",
+            404,
+            "there is no product 'x/y': it was not published yet, was deleted, or the id is misspe",
+        ),
+        ("/v1/products/x/similar", 404, "there is no product 'x': it was not published yet"),
+        ("/v1/products/x/similar?by=together", 404, "there is no product 'x': it was not published yet"),
+        ("/v1/products/gone/similar?by=next", 404, "there is no product 'gone': it was not published yet"),
+        ("/v1/users/bob/look-alikes", 404, "nothing is held of a user 'bob': she has no click yet, was forgotten"),
+        ("/v1/products/b/similar?limit=0", 422, "limit: Input should be greater than or equal to 1"),
+        ("/v1/products/b/similar?by=smell", 422, "by: Input should be 'fused', 'image', 'text', 'together' or 'next'"),
+        (f"/v1/users/bob/recommendations?segment={65 * 'x'}", 422, "segment: String should have at most 64 characters"),
+        ("/nothing", 404, "there is nothing at /nothing: see /openapi.json"),
     ],
 )
 async def test_errors_say_what_to_do_next(shop: AskedShop, path: str, code: int, detail: str) -> None:
-    await shop.api._fill()
+    await shop.api.views.fill()
     async with shop.client() as client:
         response = await client.get(path)
     assert response.status_code == code
-    assert response.json().keys() == {"detail"}
+    assert response.headers["content-type"] == "application/problem+json"
+    assert (response.json()["status"], response.json()["title"]) == (code, HTTPStatus(code).phrase)
     assert detail in response.json()["detail"]
 
 
 @pytest.mark.parametrize(
     ("path", "what"),
     [
-        ("/users/ann/recommendations", "lists"),
-        ("/users/ann/look-alikes", "look-alikes"),
-        (f"/products/{BALL}/similar?by=next", "neighbours"),
+        ("/v1/users/ann/recommendations", "lists"),
+        ("/v1/users/ann/look-alikes", "look-alikes"),
+        (f"/v1/products/{BALL}/similar?by=next", "neighbours"),
     ],
 )
 async def test_before_the_replicas_are_full_there_is_nothing_of_the_shelf(
@@ -204,7 +218,7 @@ async def test_before_the_replicas_are_full_there_is_nothing_of_the_shelf(
 async def test_once_the_reader_of_the_replicas_has_ended_there_are_no_lists_and_everybody_is_told_what_to_do(
     shop: AskedShop,
 ) -> None:
-    assert (await ask(shop, "/users/ann/recommendations"))[0] == 200
+    assert (await ask(shop, "/v1/users/ann/recommendations"))[0] == 200
     shop.api._started = True
     assert shop.api.status()["state"] == "running"
     shop.replicas.ended_by = MemoryError("no room")
@@ -212,11 +226,11 @@ async def test_once_the_reader_of_the_replicas_has_ended_there_are_no_lists_and_
         "the reader of product-index has ended: MemoryError('no room'); its log says why: "
         "end the api's process, and `freshet up` or your supervisor starts it again"
     )
-    assert await ask(shop, "/users/ann/recommendations") == (503, {"detail": f"no lists: {remedy}"})
+    assert await ask(shop, "/v1/users/ann/recommendations") == (503, problem(503, f"no lists: {remedy}"))
     code, ready = await ask(shop, "/readyz")
     assert (code, ready["missing"][-1]) == (503, f"api: {remedy}")
     assert (shop.api.status()["state"], shop.api.status()["reason"]) == ("waiting", remedy)
-    assert (await ask(shop, "/products/b/similar"))[0] == 200, "which needs no replica"
+    assert (await ask(shop, "/v1/products/b/similar"))[0] == 200, "which needs no replica"
 
 
 async def test_a_store_that_is_away_is_told_and_a_defect_shows_no_traceback(
@@ -226,15 +240,15 @@ async def test_a_store_that_is_away_is_told_and_a_defect_shows_no_traceback(
         raise StoreUnavailable("the database is locked")
 
     monkeypatch.setattr(shop.users, "read", away)
-    code, answer = await ask(shop, "/users/ann")
+    code, answer = await ask(shop, "/v1/users/ann")
     assert (code, answer["detail"]) == (503, "a store does not answer: the database is locked; try again in a moment")
 
     def defect(_: object) -> dict[str, UserRow]:
         raise KeyError("secret")
 
     monkeypatch.setattr(shop.users, "read", defect)
-    code, answer = await ask(shop, "/users/ann")
-    assert (code, answer) == (500, {"detail": "the api failed at this request: its log says why"})
+    code, answer = await ask(shop, "/v1/users/ann")
+    assert (code, answer) == (500, problem(500, "the api failed at this request: its log says why"))
     assert "request failed" in caplog.text
 
 
@@ -245,7 +259,7 @@ async def test_a_product_is_shown_also_while_the_vector_store_is_away(
         raise StoreUnavailable("no collection yet")
 
     monkeypatch.setattr(shop.vectors, "fetch", away)
-    code, held = await ask(shop, "/products/b")
+    code, held = await ask(shop, "/v1/products/b")
     assert (code, held["row"]["revision"], held["point"]) == (200, 1, {"error": "no collection yet"})
 
 
@@ -272,7 +286,7 @@ async def test_status_adds_up_the_workers_of_a_role_and_counts_the_stores(shop: 
     shop.board.put(status_of("clicks", now, worker_id="one"))
     shop.board.put(status_of("clicks", now, worker_id="two", state="waiting", reason="no broker", lag=4))
     shop.board.put(status_of("learner", now, details={"newest_example_age_s": 2.0}))
-    code, found = await ask(shop, "/status")
+    code, found = await ask(shop, "/v1/status")
     clicks = found["roles"]["clicks"]
     assert code == 200
     assert (clicks["alive"], clicks["workers"], clicks["lag"], clicks["events_per_s"]) == (True, 2, 7, 4.0)
@@ -289,7 +303,7 @@ async def test_of_a_role_that_waits_the_status_counts_from_what_it_has_acknowled
     now = time.time()
     shop.board.put(status_of("clicks", now, state="waiting", reason="no store", lag=0, oldest_unprocessed_s=0.0))
     shop.backlogs = {"clicks": Backlog(70_000, now - 600.0), "encode": Backlog(40, now - 30.0)}
-    roles = (await ask(shop, "/status"))[1]["roles"]
+    roles = (await ask(shop, "/v1/status"))[1]["roles"]
     assert (roles["clicks"]["state"], roles["clicks"]["lag"]) == ("waiting", 70_000)
     assert roles["clicks"]["oldest_unprocessed_s"] == pytest.approx(600, abs=5)
     assert (roles["encode"]["state"], roles["encode"]["lag"]) == ("not heard of", 40)
@@ -379,7 +393,7 @@ async def test_it_runs_until_it_is_stopped_and_tells_its_state(tmp_path: Path) -
         assert "api: no answer from Kafka at 127.0.0.1:1" in found["missing"]
         assert api.status()["state"] == "waiting"
         for _ in range(100):
-            if (await client.get("/users/u/recommendations")).status_code == 200:
+            if (await client.get("/v1/users/u/recommendations")).status_code == 200:
                 break
             await asyncio.sleep(0.05)
         assert api.status()["state"] == "running"

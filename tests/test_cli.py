@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from brokers import MakeSettings, environment_of
 from shelves import offer, vectors
 from typer.testing import CliRunner
 
+from store.keys import KeyStore
 from streams import terminal
 from streams.broker import Broker
 from streams.cli import app
@@ -172,12 +174,12 @@ def test_a_log_line_is_one_line_with_its_traceback(capsys: pytest.CaptureFixture
 
 
 def test_wrong_variables_are_named_with_what_they_should_be_and_secrets_are_not_printed(freshet: Freshet) -> None:
-    wrong = {"FRESHET_PARTITIONS": "0", "FRESHET_API_HOST": "0.0.0.0"}
+    wrong = {"FRESHET_PARTITIONS": "0", "FRESHET_API_HOST": "a b"}
     refused(
         freshet("topics", "show", **wrong),
         78,
         r"FRESHET_PARTITIONS='0': Input should be greater than or equal to 1; "
-        r"FRESHET_API_HOST='0\.0\.0\.0': String should match pattern .*",
+        r"FRESHET_API_HOST='a b': String should match pattern .*",
     )
     refused(freshet("topics", "show", FRESHET_HOUSE="x"), 78, r"unknown FRESHET_HOUSE: known are .*FRESHET_HOME.*")
     refused(
@@ -514,6 +516,16 @@ def test_status_shows_every_role_and_store(freshet: Freshet, asked: Settings) ->
     assert "factors: none yet\n" in shown
     assert "users: 1 users, 0 forgotten\n" in shown
     assert json.loads(freshet("status", "--json", settings=asked).stdout)["stores"]["products"]["products"] == 3
+
+
+def test_the_commands_ask_with_the_key_of_the_settings(freshet: Freshet, asked_shop: AskedShop) -> None:
+    keys = KeyStore(asked_shop.products.engine)
+    reads, admin = (keys.make(scope, [scope])[1] for scope in ("read", "admin"))
+    status = partial(freshet, "status", settings=asked_shop.settings)
+    which = "FRESHET_API_KEY names the key with which the commands ask"
+    refused(status(), 1, f"a key is needed: send `Authorization: Bearer KEY`; {which}")
+    refused(status(FRESHET_API_KEY=reads), 1, f"the key of 'read' may not admin: ask with one that .*; {which}")
+    assert status(FRESHET_API_KEY=admin).exit_code == 0
 
 
 def test_an_api_that_does_not_run_is_told(freshet: Freshet) -> None:

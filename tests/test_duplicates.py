@@ -464,7 +464,7 @@ def add(shop: AskedShop, product_id: str, title: str, place: list[float]) -> Non
 def ask(shop: AskedShop, path: str, *, filled: bool = True) -> Any:
     async def get() -> Any:
         if filled:
-            await shop.api._fill()
+            await shop.api.views.fill()
         async with shop.client() as client:
             return (await client.get(path)).json()
 
@@ -472,22 +472,22 @@ def ask(shop: AskedShop, path: str, *, filled: bool = True) -> Any:
 
 
 def test_similar_products_are_shown_once_each_on_a_full_page_and_duplicates_beside_them(shop: AskedShop) -> None:
-    made = ask(shop, "/products/t3/similar?limit=4")
+    made = ask(shop, "/v1/products/t3/similar?limit=4")
     assert [item["product_id"] for item in made["items"]][1:] == ["b", "Pot", "Pan"]
     assert [twin["product_id"] for twin in made["duplicates"]] == [f"t{at}" for at in range(10) if at != 3]
     assert made["duplicates"][0] == {"product_id": "t0", "title": "Bauble of glass", "listable": True}
-    made = ask(shop, "/products/Pot/similar?limit=2")
+    made = ask(shop, "/v1/products/Pot/similar?limit=2")
     ids = [item["product_id"] for item in made["items"]]
     assert (len(ids), made["duplicates"]) == (2, [])
-    every = ask(shop, "/products/b/similar?limit=50")["items"]
+    every = ask(shop, "/v1/products/b/similar?limit=50")["items"]
     assert sum(item["product_id"].startswith("t") for item in every) == 1
     assert len(every) == 6, "ball, cup, pot, pan, jug, and one of the ten"
 
 
 def test_before_the_offers_are_read_duplicates_are_not_known_and_with_keep_all_are_shown(shop: AskedShop) -> None:
-    assert ask(shop, "/products/t3/similar", filled=False)["duplicates"] is None
+    assert ask(shop, "/v1/products/t3/similar", filled=False)["duplicates"] is None
     shop.listed_twice._keeps_one = False
-    made = ask(shop, "/products/t3/similar?limit=9")
+    made = ask(shop, "/v1/products/t3/similar?limit=9")
     assert sum(item["product_id"].startswith("t") for item in made["items"]) >= 8
     assert len(made["duplicates"]) == 9
 
@@ -497,7 +497,7 @@ def test_what_goes_with_a_product_is_shown_once_each(shop: AskedShop) -> None:
 
     together = {"t1": 0.5, "t2": 0.4, "Pot": 0.3, "t3": 0.2, "Pan": 0.1}
     shop.shelf.put_neighbours(b"c", neighbours({}, together), ())
-    made = ask(shop, "/products/c/similar?by=together&limit=3")
+    made = ask(shop, "/v1/products/c/similar?by=together&limit=3")
     assert [item["product_id"] for item in made["items"]] == ["t1", "Pot", "Pan"]
 
 

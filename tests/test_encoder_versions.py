@@ -98,7 +98,7 @@ class Shop:
         return response.json()
 
     def versions(self) -> dict[str, dict[str, Any]]:
-        return {version["fingerprint"]: version for version in self.get("/encoders")}
+        return {version["fingerprint"]: version for version in self.get("/v1/encoders")}
 
     def until(self, condition: Callable[[], Any], what: str) -> None:
         deadline = time.monotonic() + WITHIN_S
@@ -117,7 +117,7 @@ class Shop:
         self.until(lambda: self.versions()[fingerprint]["encoded"] == len(self.titles), f"all encoded by {fingerprint}")
 
     def alike(self, product_id: str) -> tuple[str, ...]:
-        items = self.get(f"/products/{product_id}/similar?limit={ALIKE}")["items"]
+        items = self.get(f"/v1/products/{product_id}/similar?limit={ALIKE}")["items"]
         return tuple(item["product_id"] for item in items)
 
     def expected(self, product_id: str, fingerprint: str) -> tuple[str, ...]:
@@ -228,7 +228,7 @@ def test_a_switch_that_died_before_it_moved_the_alias_is_carried_on_and_what_is_
     shop.until(lambda: shop.alike("p1") == shop.expected("p1", B), "readers see what serves")
     assert f"{shop.a} serves" in shop.command("rollback")
     assert "is idle" in shop.command("stop", B)
-    shop.until(lambda: shop.get("/status")["roles"]["encode"]["details"].get("filling") is None, "no more filled")
+    shop.until(lambda: shop.get("/v1/status")["roles"]["encode"]["details"].get("filling") is None, "no more filled")
     shop.publish(1)
     shop.until_encoded(shop.a)
     time.sleep(1)

@@ -21,6 +21,7 @@ from encoders.product import ProductContent, ProductEncoder, product_content
 from encoders.taught_fusion import PREFIX, Words, fit_fusion
 from encoders.version import Version, read_version, write_version
 from store.database import open_database
+from store.encoders import EncoderRow, EncoderStore
 from store.products import ProductStore
 from store.records import ProductRow
 from streams.catalog_rows import unknown, updated
@@ -39,7 +40,7 @@ from streams.explained_product import NoSuchProduct, fields_from_catalog, fields
 from streams.explanation_drawing import draw_explanation
 from streams.parsing import parse
 from streams.settings import Settings
-from streams.version_files import load_encoder
+from streams.version_files import load_encoder, put_version
 
 Freshet = Callable[..., Any]
 LAMP = {
@@ -208,7 +209,8 @@ def test_a_long_text_is_explained_as_far_as_it_is_read(encoder: ProductEncoder) 
     assert sum(part.weight for part in found.parts) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_of_a_taught_version_the_check_is_told_of_what_it_serves(tmp_path: Path) -> None:
+def write_taught(folder: Path) -> Version:
+    """A version whose fusion was fitted to drawn numbers."""
     chance = np.random.default_rng(3)
     image, *words = (unit_rows(chance.normal(size=(20, width)).astype(np.float32)) for width in (1280, 384, 384, 384))
     said = Words(*words)
@@ -219,13 +221,15 @@ def test_of_a_taught_version_the_check_is_told_of_what_it_serves(tmp_path: Path)
             for side, of in sides.items()
         }
     )
-    arrays = {
-        PREFIX + name: array
-        for name, array in fit_fusion(image[None], said, np.zeros((20, 128), np.float32), heads).state().items()
-    }
-    settings = Settings(device="cpu")
-    write_version(tmp_path, Version(settings.image_encoder, settings.text_encoder, arrays))
-    taught = load_encoder(settings, read_version(tmp_path))
+    fusion = fit_fusion(image[None], said, np.zeros((20, 128), np.float32), heads)
+    arrays = {PREFIX + name: array for name, array in fusion.state().items()}
+    settings = Settings()
+    write_version(folder, Version(settings.image_encoder, settings.text_encoder, arrays))
+    return read_version(folder)
+
+
+def test_of_a_taught_version_the_check_is_told_of_what_it_serves(tmp_path: Path) -> None:
+    taught = load_encoder(Settings(device="cpu"), write_taught(tmp_path))
     content = product_content(title="Red jumper", brand="Nord", pictures=[in_a_corner(below=True, right=True)])
     found = explain(content, taught, check=True)
     assert (found.encoder, found.cosine) == (taught.fingerprint, None)
@@ -328,6 +332,26 @@ def test_the_commands_json_holds_all_of_it_and_a_missing_picture_is_told(freshet
     without = freshet("no-picture", *arguments)
     assert "without its picture: 'nowhere.png' is not below pictures_root" in without.stderr
     assert json.loads(without.stdout)["modalities"]["image"] == {"weight": 0, "contribution": 0}
+
+
+def test_a_product_of_the_shop_is_explained_by_the_version_that_serves(freshet: Freshet, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home", device="cpu")
+    upsert = parse(ProductUpsert, json.dumps({**LAMP, "image_links": []}).encode())
+    row = updated(unknown("lamp", 1.0), upsert, 1.0)
+    write_row(settings.home, ProductRow(**{**as_dict(row), "revision": 1, "content_revision": 1}))
+    in_shop = {"FRESHET_HOME": str(settings.home)}
+    untrained, taught = Version(settings.image_encoder, settings.text_encoder), write_taught(tmp_path / "taught")
+    assert json.loads(freshet("lamp", "--json", **in_shop).stdout)["encoder"] == untrained.fingerprint
+
+    put_version(settings, tmp_path / "taught", taught.fingerprint)
+    engine = open_database(None, settings.home, "products", "")
+    encoders = EncoderStore(engine)
+    sources = {"image": taught.image_source, "text": taught.text_source}
+    encoders.add(EncoderRow(taught.fingerprint, sources, taught.widths, has_files=True))
+    encoders.fill(taught.fingerprint)
+    encoders.switch(taught.fingerprint)
+    engine.dispose()
+    assert json.loads(freshet("lamp", "--json", **in_shop).stdout)["encoder"] == taught.fingerprint
 
 
 def test_the_command_says_what_is_wrong_before_it_loads_anything(

@@ -60,7 +60,7 @@ def test_the_names_of_the_tests_are_no_settings(monkeypatch: pytest.MonkeyPatch)
         ("WORKER_ID", "a b"),
         ("NAMESPACE", "Shop"),
         ("ON_WRONG_KEY", "ignore"),
-        ("API_HOST", "0.0.0.0"),
+        ("API_HOST", "0.0.0.0/0"),
         ("KAFKA_SECURITY_PROTOCOL", "TLS"),
         ("DEVICE", "gpu"),
         ("DEVICE", "cuda:"),

@@ -37,7 +37,7 @@ async def run_fashion(kafka: LocalKafka, folder: Path, tell: Tell, *, products: 
         await on.publish(on.names.catalog_updates, catalog)
         await on.until_retrievable(len(catalog), tell)
         took_s = time.monotonic() - began
-        status = (await on.http.get("/status")).json()
+        status = (await on.http.get("/v1/status")).json()
         vectors = await _vectors(on)
     shares = _shares(vectors, _article_types(folder))
     missing = status["stores"]["products"]["pictures_missing"]

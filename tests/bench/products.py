@@ -130,7 +130,7 @@ def _ids(made: dict[str, Any]) -> set[str]:
 
 
 async def _is_retrievable(on: Stage, product_id: str) -> bool:
-    answer = await on.http.get(f"/products/{product_id}/similar", params={"limit": 1})
+    answer = await on.http.get(f"/v1/products/{product_id}/similar", params={"limit": 1})
     return answer.status_code == 200 and bool(answer.json()["items"])
 
 

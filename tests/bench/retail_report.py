@@ -133,7 +133,7 @@ async def lists_and_purchases(on: Stage, shop: Shop, shoppers: Shoppers) -> str:
 
 
 async def _asked(on: Stage, user: str) -> list[str]:
-    answer = await on.http.get(f"/users/{quote(user, safe='')}/recommendations")
+    answer = await on.http.get(f"/v1/users/{quote(user, safe='')}/recommendations")
     return [item["product_id"] for item in answer.json()["items"]]
 
 

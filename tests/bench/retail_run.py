@@ -54,7 +54,7 @@ async def run_online_retail(
             await _grows(lambda: samples[-1].learned, len(shop.played), "examples are learned", on)
             sampling.cancel()
         await asyncio.sleep(2 * STATUS_EVERY_S)
-        status = (await on.http.get("/status")).json()
+        status = (await on.http.get("/v1/status")).json()
         parts = [
             f"{len(shop.catalog):,} products (words only) in {shown(encoding_s, 's')}: "
             f"{shown(len(shop.catalog) / encoding_s)} products/s from publication to retrievable",

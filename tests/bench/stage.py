@@ -126,7 +126,7 @@ class Stage:
 
     async def retrievable(self) -> int:
         """Products that have a fused vector in the vector store."""
-        answer = await self.http.get("/status")
+        answer = await self.http.get("/v1/status")
         return int(answer.json()["stores"]["vectors"].get("fused", 0))
 
     async def until_retrievable(self, products: int, tell: Tell, *, within_s: float = READY_WITHIN_S) -> None:

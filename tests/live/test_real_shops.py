@@ -33,7 +33,7 @@ def test_500_fashion_products_with_photos_and_simulated_shoppers_go_through_ever
     settings = settings_on(kafka, tmp_path, pictures_root=folder, api_port=free_port())
     with running(settings, nice=0) as system:
         truth = play(system, products, clicks)
-        asked = ask(system, f"/users/{clicks[-1]['user_id']}/recommendations")
+        asked = ask(system, f"/v1/users/{clicks[-1]['user_id']}/recommendations")
         assert len(asked["items"]) == settings.list_length
         assert {item["product_id"] for item in asked["items"]} <= truth.products.keys()
         end(system)

@@ -47,7 +47,7 @@ def load(frail_kafka: LocalKafka, tmp_path: Path, catalog: Path) -> Iterator[Loa
 def answers(system: System, load: Load) -> bool:
     """The api tells what is held of a product, what is alike, and a list."""
     product_id = next(product_id for product_id, fields in load.truth.products.items() if fields is not None)
-    paths = (f"products/{product_id}", f"products/{product_id}/similar", "users/user-1/recommendations")
+    paths = (f"v1/products/{product_id}", f"v1/products/{product_id}/similar", "v1/users/user-1/recommendations")
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{system.settings.api_port}", trust_env=False) as client:
             found = [client.get(path) for path in paths]

@@ -1,0 +1,174 @@
+"""Who may ask what: keys and their scopes, how often a key asks, how large a request is, and by which name it came."""
+
+import asyncio
+import ipaddress
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any
+
+from fastapi import Depends, HTTPException, Security
+from fastapi.concurrency import run_in_threadpool
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from store.keys import ApiKey, KeyStore, parts_of
+from store.records import StoreUnavailable
+from streams.api.problems import Problem, defect
+
+log = logging.getLogger(__name__)
+
+KNOWN_FOR_S = 2.0  # a key that was removed opens nothing after so long
+BURST_S = 2.0  # a key may ask at once what it may ask in so long
+bearer = HTTPBearer(auto_error=False, description="A key of `freshet keys make`; none is needed while none was made.")
+
+
+class NoKeys(Exception):
+    """The api is to listen where others reach it, and nobody could be told from anybody."""
+
+
+class Access:
+    """Tells whether a request may be answered. While no key was made, everybody on this machine may ask all."""
+
+    def __init__(self, keys: KeyStore, *, is_loopback: bool, requests_per_s: int) -> None:
+        """requests_per_s: of each key; 0 = as many as it likes."""
+        self._store = keys
+        self._is_loopback = is_loopback
+        self._requests_per_s = requests_per_s
+        self._keys: Mapping[str, ApiKey] | None = None
+        self._read_at = 0.0
+        self._reading = asyncio.Lock()
+        self._allowances: dict[str, tuple[float, float]] = {}  # key -> requests left, and when that was so
+
+    def require_keys(self) -> None:
+        """Raises NoKeys where others could ask without one; StoreUnavailable."""
+        if not self._is_loopback and not self._store.all():
+            raise NoKeys(
+                "FRESHET_API_HOST is an address that others reach, and no key was made: "
+                "make one with `freshet keys make NAME`, or let it be 127.0.0.1"
+            )
+
+    def needs(self, scope: str) -> Any:
+        """A dependency of routes that a key with this scope opens."""
+
+        async def check(told: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]) -> None:
+            await self._check(told.credentials if told else None, scope)
+
+        return Depends(check)
+
+    async def _check(self, told: str | None, scope: str) -> None:
+        """Raises HTTPException: 401, 403 or 429."""
+        known = await self._known()
+        if not known and self._is_loopback:
+            return
+        parts = parts_of(told or "")
+        key = known.get(parts[0]) if parts else None
+        if key is None or parts is None or not key.is_opened_by(parts[1]):
+            wrong = "the key is not known" if told else "a key is needed"
+            raise HTTPException(401, f"{wrong}: send `Authorization: Bearer KEY`", {"WWW-Authenticate": "Bearer"})
+        if not key.allows(scope):
+            raise HTTPException(403, f"the key of {key.name!r} may not {scope}: ask with one that has this scope")
+        if wait_s := self._wait_s(key.key_id, time.monotonic()):
+            raise HTTPException(
+                429, f"the key of {key.name!r} asks more than {self._requests_per_s} times a second: ask more slowly",
+                {"Retry-After": str(max(1, round(wait_s)))},
+            )  # fmt: skip
+
+    async def _known(self) -> Mapping[str, ApiKey]:
+        async with self._reading:
+            if self._keys is None or time.monotonic() - self._read_at > KNOWN_FOR_S:
+                try:
+                    self._keys = {key.key_id: key for key in await run_in_threadpool(self._store.all)}
+                except StoreUnavailable as away:
+                    if self._keys is None:
+                        raise
+                    log.warning("keys stay those that were known reason=%s", away)
+                self._read_at = time.monotonic()
+        return self._keys
+
+    def _wait_s(self, key_id: str, now: float) -> float:
+        """How long until the key may ask; 0 if it may now, which is counted then."""
+        if not self._requests_per_s:
+            return 0.0
+        most = self._requests_per_s * BURST_S
+        left, at = self._allowances.get(key_id, (most, now))
+        left = min(most, left + (now - at) * self._requests_per_s)
+        self._allowances[key_id] = (left - 1.0 if left >= 1.0 else left, now)
+        return 0.0 if left >= 1.0 else (1.0 - left) / self._requests_per_s
+
+
+class Guard:
+    """Around the whole app: no body above a size is read, no traceback leaves, every answer is counted.
+
+    On a loopback address only its names are answered, or a web page whose name was made to lead here could ask.
+    """
+
+    def __init__(self, app: ASGIApp, *, body_max_bytes: int, is_loopback: bool, answered: Callable[[], None]) -> None:
+        self._app = app
+        self._body_max_bytes = body_max_bytes
+        self._is_loopback = is_loopback
+        self._answered = answered
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answer: Callable[[Scope, Receive, Send], Awaitable[None]] = self._app
+        headers = Headers(scope=scope)
+        if self._is_loopback and not names_loopback(host_of(headers.get("host", ""))):
+            answer = Problem(421, "the api answers to 127.0.0.1 and localhost: FRESHET_API_HOST sets other addresses")
+        elif (length := headers.get("content-length", "0")).isdigit() and int(length) > self._body_max_bytes:
+            answer = self._too_large()
+        is_begun = False
+
+        async def begin(message: Message) -> None:
+            nonlocal is_begun
+            is_begun = True
+            await send(message)
+
+        try:
+            await answer(scope, self._limited(receive), begin)
+        except Exception as error:
+            if is_begun:
+                raise
+            await defect(scope["path"], error)(scope, receive, send)
+        finally:
+            self._answered()
+
+    def _limited(self, receive: Receive) -> Receive:
+        read = 0
+
+        async def limited() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._body_max_bytes:
+                raise HTTPException(413, self._why_too_large())
+            return message
+
+        return limited
+
+    def _too_large(self) -> Problem:
+        return Problem(413, self._why_too_large())
+
+    def _why_too_large(self) -> str:
+        return (
+            f"the body has more than {self._body_max_bytes} bytes: send less at once, shrink the picture, "
+            "or raise FRESHET_PICTURE_MAX_BYTES"
+        )
+
+
+def host_of(header: str) -> str:
+    """The name or address in a Host header, without its port."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0]
+
+
+def names_loopback(host: str) -> bool:
+    """True for localhost and the addresses of this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -1,0 +1,152 @@
+"""The api role: what is recommended, found and alike, and all that is held of a user or a product, over HTTP.
+
+Every answer is JSON; an error is a problem document, whose `detail` says what to do next.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import uvicorn
+from fastapi import APIRouter, FastAPI
+
+from store.encoders import EncoderStore
+from store.keys import KeyStore
+from store.products import ProductStore
+from store.users import UserStore
+from store.vectors import VectorStore
+from streams.api.access import Access, Guard, names_loopback
+from streams.api.encoder_routes import encoder_routes
+from streams.api.operation_routes import probe_routes, status_routes
+from streams.api.problems import handle_errors
+from streams.api.product_routes import Neighbours, product_routes
+from streams.api.search_routes import search_routes
+from streams.api.user_routes import Recommend, user_routes
+from streams.api.views import Replicas, Views
+from streams.health import Backlog, Backlogs
+from streams.listed_twice import ListedTwice
+from streams.ports import listen
+from streams.search import Search
+from streams.settings import Settings
+from streams.status import StatusBoard
+
+log = logging.getLogger(__name__)
+
+CLOSE_WITHIN_S = 2
+BESIDE_THE_PICTURE_BYTES = 100_000  # of a body: words and filters
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The worker alone handles signals."""
+        yield
+
+
+class Api:
+    """A Runnable that answers HTTP on the settings' address."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        users: UserStore,
+        products: ProductStore,
+        vectors: VectorStore,
+        recommend: Recommend,
+        neighbours: Neighbours,
+        look_alikes: Callable[[str, int], dict[str, Any]],
+        search: Search,
+        listed_twice: ListedTwice,
+        board: StatusBoard,
+        replicas: Replicas,
+        backlogs: Callable[[], Mapping[str, Backlog]] | None = None,
+    ) -> None:
+        """Nothing listens yet.
+
+        recommend  (user_id, limit, segment) -> a list as on the topic `recommendations`; runs in any thread, once the
+                   replicas are full, also for a user who is not known; may raise ReplicaEnded
+        neighbours, look_alikes  as Shelf.neighbours and LookAlikes.of; they may raise the same
+        backlogs   what waits for each role, by its name, called in any thread; None: the broker is asked
+        """
+        self._settings = settings
+        self._search = search
+        self._board = board
+        self._is_loopback = names_loopback(settings.api_host)
+        self._access = Access(
+            KeyStore(products.engine), is_loopback=self._is_loopback, requests_per_s=settings.api_requests_per_s
+        )
+        self.views = Views(replicas)
+        self._answered = 0
+        self._started = False
+        access, counts = self._access, {"products": products.counts, "users": users.counts, "vectors": vectors.count}
+        asked = APIRouter(prefix="/v1")
+        asked.include_router(search_routes(search, access))
+        asked.include_router(encoder_routes(EncoderStore(products.engine), vectors, products, access))
+        asked.include_router(status_routes(board, counts, backlogs or Backlogs(settings).now, access))
+        asked.include_router(user_routes(users, products, recommend, look_alikes, self.views, access))
+        asked.include_router(product_routes(products, vectors, neighbours, listed_twice, self.views, access))
+        self.app = self._make_app(probe_routes(board, counts, self.views), asked)
+        config = uvicorn.Config(
+            self.app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=CLOSE_WITHIN_S,
+        )
+        self._server = _Server(config)
+
+    async def run(self) -> None:
+        """Answer until `stop` is called. Raises PortTaken, and NoKeys where others could ask without one."""
+        self._access.require_keys()
+        host, port = self._settings.api_host, self._settings.api_port
+        listener = listen(host, port, setting="FRESHET_API_PORT")
+        log.info("api listens url=http://%s:%d", host, listener.getsockname()[1])
+        beside = [asyncio.create_task(self._board.follow()), asyncio.create_task(self.views.fill())]
+        try:
+            self._started = True
+            await self._server.serve(sockets=[listener])
+        finally:
+            listener.close()
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            self._search.close()
+            await self.views.replicas.stop()
+
+    def stop(self) -> None:
+        """Take no more requests; `run` returns when those in hand are answered, CLOSE_WITHIN_S at most."""
+        self._server.should_exit = True
+
+    def status(self) -> dict[str, Any]:
+        """What `streams.events.WorkerStatus` tells of a role; its events are answered requests."""
+        state = "stopping" if self._server.should_exit else "running" if self._started else "starting"
+        lack = self.views.lack()
+        return {
+            "state": "waiting" if state == "running" and lack else state,
+            "reason": lack,
+            "events": self._answered,
+            "lag": 0,
+            "oldest_unprocessed_s": 0.0,
+            "dead_letters": 0,
+            "details": {"replica_malformed": self.views.replicas.malformed},
+        }
+
+    def _make_app(self, *routers: APIRouter) -> FastAPI:
+        app = FastAPI(title="Freshet", summary="Streaming product recommendations.", docs_url=None, redoc_url=None)
+        for router in routers:
+            app.include_router(router)
+        handle_errors(app)
+        app.add_middleware(
+            Guard,
+            body_max_bytes=self._settings.picture_max_bytes * 4 // 3 + BESIDE_THE_PICTURE_BYTES,
+            is_loopback=self._is_loopback,
+            answered=self._count,
+        )
+        return app
+
+    def _count(self) -> None:
+        self._answered += 1
