@@ -187,8 +187,9 @@ class ProductEncoder:
             said, seen = self.encode([by_words, by_picture])
             found = {"text": (said.text, said.fused), "image": (seen.image, seen.fused)}
         else:
-            read = {"text": self._text.encode([by_words.text]), "image": self._image.encode(by_picture.pictures)}
-            found = {name: self._of_query(name, rows[0] if len(rows) else None) for name, rows in read.items()}
+            [text], images = self._text.encode([by_words.text]), self._image.encode(by_picture.pictures)
+            read = {"text": text, "image": images[0] if len(images) else None}
+            found = {name: self._of_query(name, feature) for name, feature in read.items()}
         weights = {"text": words_weight, "image": image_weight}
         vectors: dict[str, Vector] = {}
         total = np.zeros(self.widths["fused"], np.float32)

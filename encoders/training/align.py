@@ -100,7 +100,7 @@ def _with_regression(learned: Alignment, pictures: Vectors, words: Vectors, rule
     """Heads that are wider by the regression's block: D of what was learned, then at most regressed_width."""
     whitened = fit_pca(words, min(rule.regressed_width, len(words) - 1, words.shape[1]))
     seen = pictures.reshape(-1, pictures.shape[2])
-    told = np.tile((words - whitened.mean) @ whitened.axes, (len(pictures), 1))  # (A n, W)
+    told = np.concatenate([(words - whitened.mean) @ whitened.axes] * len(pictures), dtype=np.float32)  # (A n, W)
 
     def joined(head: Head, map_: Vectors, features: Vectors) -> Head:
         known = (features - head.mean) / head.spread  # (n, V)
