@@ -273,6 +273,7 @@ def _learner(parts: Parts) -> Runnable:
 
 def _api(parts: Parts) -> Runnable:
     from streams.api.role import Api
+    from streams.door import Door
     from streams.health import Backlogs
     from streams.search import Search
     from streams.status import StatusBoard
@@ -288,6 +289,7 @@ def _api(parts: Parts) -> Runnable:
         search=Search(parts.settings, parts.vectors, parts.listed_twice, parts.open_by_fingerprint),
         listed_twice=parts.listed_twice,
         board=StatusBoard(parts.broker, parts.names.worker_status),
+        door=Door(parts.settings, parts.names, parts.broker, parts.publisher, parts.users),
         replicas=parts.replica,
         backlogs=Backlogs(parts.settings, lambda: parts.versions.serving).now,
     )

@@ -1,4 +1,5 @@
-"""The api role: what is recommended, found and alike, and all that is held of a user or a product, over HTTP.
+"""The api role: what is recommended, found and alike, and all that is held of a user or a product, over HTTP; and the
+door for events.
 
 Every answer is JSON; an error is a problem document, whose `detail` says what to do next.
 """
@@ -19,12 +20,15 @@ from store.users import UserStore
 from store.vectors import VectorStore
 from streams.api.access import Access, Guard, names_loopback
 from streams.api.encoder_routes import encoder_routes
+from streams.api.event_routes import event_routes
 from streams.api.operation_routes import probe_routes, status_routes
+from streams.api.person_routes import person_routes
 from streams.api.problems import handle_errors
 from streams.api.product_routes import Neighbours, product_routes
 from streams.api.search_routes import search_routes
 from streams.api.user_routes import Recommend, user_routes
 from streams.api.views import Replicas, Views
+from streams.door import Door
 from streams.health import Backlog, Backlogs
 from streams.listed_twice import ListedTwice
 from streams.ports import listen
@@ -61,6 +65,7 @@ class Api:
         search: Search,
         listed_twice: ListedTwice,
         board: StatusBoard,
+        door: Door,
         replicas: Replicas,
         backlogs: Callable[[], Mapping[str, Backlog]] | None = None,
     ) -> None:
@@ -86,6 +91,8 @@ class Api:
         asked.include_router(search_routes(search, access))
         asked.include_router(encoder_routes(EncoderStore(products.engine), vectors, products, access))
         asked.include_router(status_routes(board, counts, backlogs or Backlogs(settings).now, access))
+        asked.include_router(event_routes(door, access))
+        asked.include_router(person_routes(door, access))
         asked.include_router(user_routes(users, products, recommend, look_alikes, self.views, access))
         asked.include_router(product_routes(products, vectors, neighbours, listed_twice, self.views, access))
         self.app = self._make_app(probe_routes(board, counts, self.views), asked)

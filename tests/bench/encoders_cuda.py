@@ -38,6 +38,7 @@ SECONDS = 0.7  # of each measurement
 ROUNDS_MIN = 2
 SIDE_PX, LARGE_PX = 480, 800
 AGREEING = 16  # products
+PARTS = ("whole", "bounds", "agreement", "each", "decoding")
 BUSY = 0.7  # share of the time that the GPU should be at work
 
 
@@ -160,9 +161,11 @@ class Measured:
             told = f"decoded, resized and cut into word pieces by {kind}"
             limits["preparing"] = self._rates(told, partial(self._preparing, pool))
             bounds = [
-                _bound(rate, {by: of[i] for by, of in limits.items()}) for i, rate in enumerate(self._whole[kind])
+                _bound(rate, {by: of[i] for by, of in limits.items()})
+                for i, rate in enumerate(self._whole.get(kind, []))
             ]
-            self._bench.row(f"{self._name}: what bounds the whole path, {kind}", bounds)
+            if bounds:
+                self._bench.row(f"{self._name}: what bounds the whole path, {kind}", bounds)
 
     def parts(self) -> None:
         """Rows of each encoder."""
@@ -271,7 +274,9 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="small networks, batches of 1 and 4: only shows that it works"
     )
+    parser.add_argument("--parts", default=",".join(PARTS), help="which rows: %(default)s")
     asked = parser.parse_args()
+    wanted = asked.parts.split(",")
     bench = Bench(asked.device, asked.limit, SIZES[:2] if asked.quick else SIZES)
     on = torch.cuda.get_device_name() if asked.device != "cpu" else "a CPU"
     print(f"{on}, {cores()} cores, torch {torch.__version__}, pictures of {SIDE_PX} px; products/s by batch size\n")
@@ -291,14 +296,16 @@ def main() -> None:
             for name, write in pairs(Path(folder), words, quick=asked.quick).items():
                 bench.tell(f"{name} is written")
                 measured.append(Measured(bench, write(), words, pools))
-                measured[-1].whole_path()
-            for each in measured:
+                if "whole" in wanted:
+                    measured[-1].whole_path()
+            for each in measured if "bounds" in wanted else ():
                 each.bounds()
-            for each in measured[1:]:  # the largest takes too long on a CPU
+            for each in measured[1:] if "agreement" in wanted else ():  # the largest takes too long on a CPU
                 each.agreement()
-            for each in measured:
+            for each in measured if "each" in wanted else ():
                 each.parts()
-            decoding(bench, pools, words)
+            if "decoding" in wanted:
+                decoding(bench, pools, words)
         except OutOfTime:
             bench.tell("out of time: what is missing was not measured")
     bench.tell("done")
