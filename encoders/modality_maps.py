@@ -4,7 +4,7 @@
     own = unit((x - mean) R P)                       P the softly whitened principal axes of X R
 
 So the neighbours of a picture are those that its words and facts would have, too, as far as it shows them; and what has
-been taught of whole products, by clicks or categories, is taught of each modality. A few hundred values keep it all.
+been taught of whole products, by clicks or categories, is taught of each modality.
 Sources: Hoerl, Kennard, Technometrics 1970; of reduced rank as in Izenman, Journal of Multivariate Analysis 1975; what
 is known besides while learning as in Lopez-Paz and others, ICLR 2016 (generalized distillation).
 
