@@ -53,6 +53,9 @@ def fit_modality_maps(views: Vectors, words: Vectors, targets: Vectors) -> Modal
 
     Raises CannotReduce below three products with a picture, or with words.
     """
+    for name, features in (("a picture", views[0]), ("words", words)):
+        if (count := int(features.any(axis=1).sum())) < 3:
+            raise CannotReduce(f"{count} products have {name}: give at least 3")
     return ModalityMaps(
         _fitted(views.reshape(-1, views.shape[2]), np.tile(targets, (len(views), 1)), WIDTHS["image"]),
         _fitted(words, targets, WIDTHS["text"]),
@@ -85,8 +88,6 @@ def ridge(features: Vectors, targets: Vectors, pull: float = PULL) -> Vectors:
 
 def _fitted(features: Vectors, targets: Vectors, width: int) -> Reduction:
     known = features.any(axis=1) & targets.any(axis=1)
-    if known.sum() < 3:
-        raise CannotReduce(f"{known.sum()} products have a picture, or words: give at least 3 of each")
     features, targets = features[known], targets[known]
     mean, regression = features.mean(axis=0), ridge(features, targets)
     told = (features - mean) @ regression  # (n, D)

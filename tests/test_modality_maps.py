@@ -68,5 +68,8 @@ def test_a_product_without_a_picture_teaches_nothing_of_pictures_and_stays_nowhe
 
 def test_too_few_products_are_refused() -> None:
     image, told, _ = products(9, seed=1)
-    with pytest.raises(CannotReduce, match=r"2 products have a picture, or words: give at least 3 of each"):
-        fit_modality_maps(image, np.vstack([image[0][:2], np.zeros((7, 20), np.float32)]), told)
+    two = np.vstack([image[0][:2], np.zeros((7, 20), np.float32)])
+    with pytest.raises(CannotReduce, match=r"2 products have words: give at least 3"):
+        fit_modality_maps(image, two, told)
+    with pytest.raises(CannotReduce, match=r"2 products have a picture: give at least 3"):
+        fit_modality_maps(np.stack([two, two]), image[0], told)
