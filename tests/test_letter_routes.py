@@ -66,6 +66,7 @@ def publish(settings: Settings, *messages: Outgoing) -> None:
 @asynccontextmanager
 async def followed(board: LetterBoard, letters: int) -> AsyncIterator[None]:
     """The board follows the broker, and has counted so many letters."""
+    board._begin()  # it has counted nothing: so it is past its start, which leaves connections if it is cancelled
     following = asyncio.create_task(board.follow())
     deadline = time.monotonic() + 20
     while sum(one.count for one in board.open({}, time.time())) < letters:
@@ -74,6 +75,8 @@ async def followed(board: LetterBoard, letters: int) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        following.cancel()
+        await asyncio.wait({following}, timeout=20)  # cancelled once: again while it closes would leave connections
         await end(following)
 
 
@@ -213,7 +216,7 @@ def test_a_board_sees_the_letters_of_its_own_namespace_alone(shop: AskedShop, tm
 
     async def look() -> None:
         async with followed(other, 0), followed(nameless, 0), followed(LetterBoard(shop.settings), 3):
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.5)
 
     asyncio.run(look())
     assert other.open({}, time.time()) == []
