@@ -14,8 +14,9 @@ from encoders.product import UnknownDevice
 from encoders.weights import UnknownSource
 from store.records import StoreUnavailable
 from streams.broker import BrokerUnavailable
+from streams.filters import BadQuery
 from streams.replicas import ReplicaEnded
-from streams.search import BadQuery, StillLoading
+from streams.search import StillLoading
 
 log = logging.getLogger(__name__)
 
