@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,15 @@ class ProductContent:
     details: str = ""  # what else is said of it; weighs less
     title: str = ""  # alone, which a taught version reads too
     facts: tuple[Fact, ...] = ()
+
+
+class ProductQuery(NamedTuple):
+    """What a shopper asks for. A weight is >= 0, no unit; what has weight 0 is not asked for."""
+
+    words: str = ""
+    picture: Pixels | None = None
+    words_weight: float = 1.0
+    image_weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,20 +126,30 @@ class ProductEncoder:
     def encode_query(
         self, words: str = "", picture: Pixels | None = None, words_weight: float = 1.0, image_weight: float = 1.0
     ) -> dict[str, Vector]:
-        """What is asked for, in each space where it can be had: by "text" the words, by "image" the picture, by
+        """As encode_queries, of one."""
+        return self.encode_queries([ProductQuery(words, picture, words_weight, image_weight)])[0]
+
+    def encode_queries(self, queries: Sequence[ProductQuery]) -> list[dict[str, Vector]]:
+        """What each asks for, in each space where it can be had: by "text" the words, by "image" the picture, by
         "fused" the sum, by weight, of what a product of the words alone and one of the picture alone would be.
 
-        So a fused cosine with both is, up to a factor, the weighted sum of those with each. A weight is >= 0, no
-        unit; what has weight 0 is not asked for. Empty if nothing is.
+        So a fused cosine with both is, up to a factor, the weighted sum of those with each. Empty if nothing is asked
+        for. The same whatever else is in the batch.
         """
-        text = self._text.encode([words])[0] if words_weight > 0 else None
-        image = self._image.encode([picture])[0] if picture is not None and image_weight > 0 else None
-        asked = {"text": (text, words_weight), "image": (image, image_weight)}
+        texts = self._text.encode([query.words if query.words_weight > 0 else "" for query in queries])
+        pictures = [query.picture if query.image_weight > 0 else None for query in queries]
+        encoded = iter(self._image.encode([picture for picture in pictures if picture is not None]))
+        images = [None if picture is None else next(encoded) for picture in pictures]
+        return [self._query_vectors(*one) for one in zip(queries, texts, images, strict=True)]
+
+    def _query_vectors(self, query: ProductQuery, text: Vector | None, image: Vector | None) -> dict[str, Vector]:
+        asked = {"text": (text, query.words_weight), "image": (image, query.image_weight)}
         vectors = {name: vector for name, (vector, _) in asked.items() if vector is not None}
         if not vectors:
             return {}
         if self.token_fusion is not None:
-            alone = {"text": ProductContent(words), "image": ProductContent("", () if picture is None else (picture,))}
+            pictures = () if query.picture is None else (query.picture,)
+            alone = {"text": ProductContent(query.words), "image": ProductContent("", pictures)}
             fused = self.token_fusion.fuse(self.tokens([alone[name] for name in vectors])).vectors
         else:
             fused = np.stack([self._fuse_query(**{name: vector}) for name, vector in vectors.items()])

@@ -51,6 +51,7 @@ class Found(NamedTuple):
     closest: Mask  # (R,) all that have as many of the words as the best one has, and no more of them corrected
     corrected: dict[str, list[str]]  # words that were misspelled, and what they were taken for, the commonest first
     unknown: list[str]  # words that no product has, nor any like them
+    reading: str  # the query; if it has a word that no product has, its words, with what that was taken for
 
 
 class _Postings(NamedTuple):
@@ -122,11 +123,13 @@ class LexicalIndex:
         corrected: dict[str, list[str]] = {}
         unknown: list[str] = []
         words = self._asked(query)
+        read = dict(zip(words, words, strict=True))
         for place, word in enumerate(words):
             begins = place == len(words) - 1 and query[-1:].isalnum()
             plain, likely = self._forms(word, begins=begins)
             if likely:
                 corrected[word] = likely
+                read[word] = word if plain else likely[0]
             if not plain and not likely:
                 unknown.append(word)
                 continue
@@ -136,7 +139,8 @@ class LexicalIndex:
         tiers[~allowed] = 0
         closest = (tiers > 0) & (tiers == tiers.max(initial=0))
         rows = _best(tiers, scores, clicks, most)
-        return Found(rows, scores[rows], closest, corrected, unknown)
+        reading = query if all(word == meant for word, meant in read.items()) else " ".join(read.values())
+        return Found(rows, scores[rows], closest, corrected, unknown, reading)
 
     def _asked(self, query: str) -> list[str]:
         """The words, each once. T-shirt is one word where a product has it as one, else two."""

@@ -274,9 +274,20 @@ def _learner(parts: Parts) -> Runnable:
 def _api(parts: Parts) -> Runnable:
     from streams.api.role import Api
     from streams.health import Backlogs
+    from streams.next_clicks import NextClicks
     from streams.search import Search
+    from streams.shelf_search import ShelfSearch
     from streams.status import StatusBoard
 
+    next_clicks = NextClicks(parts.shelf, parts.users, parts.settings)
+    search = Search(
+        parts.settings,
+        parts.vectors,
+        ShelfSearch(parts.shelf),
+        parts.listed_twice,
+        parts.open_by_fingerprint,
+        next_clicks=next_clicks.of,
+    )
     return Api(
         parts.settings,
         users=parts.users,
@@ -285,7 +296,7 @@ def _api(parts: Parts) -> Runnable:
         recommend=parts.recommend,
         neighbours=parts.neighbours,
         look_alikes=parts.look_alikes,
-        search=Search(parts.settings, parts.vectors, parts.listed_twice, parts.open_by_fingerprint),
+        search=search,
         listed_twice=parts.listed_twice,
         board=StatusBoard(parts.broker, parts.names.worker_status),
         replicas=parts.replica,

@@ -7,6 +7,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from encoders.next_click import longer
 
@@ -69,8 +70,8 @@ class Vocabulary:
         self._ordered: list[str] = []
         self._words: list[str] = []
         self._places: dict[str, int] = {}
-        self._letters = np.zeros(0, np.uint64)  # (V,) bit ord % 64 of each
-        self._lengths = np.zeros(0, np.int32)  # (V,)
+        self._letters: NDArray[np.uint64] = np.zeros(0, np.uint64)  # (V,) bit ord % 64 of each
+        self._lengths: NDArray[np.int32] = np.zeros(0, np.int32)  # (V,)
 
     def __len__(self) -> int:
         return len(self._words)
@@ -80,7 +81,8 @@ class Vocabulary:
         insort(self._ordered, word)
         place = len(self._words)
         if place == len(self._letters):
-            self._letters, self._lengths = (longer(a, max(1024, 2 * place)) for a in (self._letters, self._lengths))
+            room = max(1024, 2 * place)
+            self._letters, self._lengths = longer(self._letters, room), longer(self._lengths, room)
         self._words.append(word)
         self._places[word] = place
         self._letters[place] = _letters(word)

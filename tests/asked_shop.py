@@ -20,11 +20,13 @@ from streams.broker import Broker, BrokerUnavailable
 from streams.health import Backlog
 from streams.listed_twice import ListedTwice
 from streams.look_alikes import LookAlikes
+from streams.next_clicks import NextClicks
 from streams.ports import free_port
 from streams.replicas import ReplicaEnded
 from streams.search import Search
 from streams.settings import Settings
 from streams.shelf import Shelf
+from streams.shelf_search import ShelfSearch
 from streams.status import StatusBoard
 
 BALL = "15CM CHRISTMAS GLASS BALL 20 LIGHTS/A"
@@ -73,7 +75,11 @@ class AskedShop:
         self.replicas = replicas
         self.backlogs: dict[str, Backlog] = {}  # as the broker tells them
         self.listed_twice = ListedTwice(self.shelf, keeps_one=True)
-        self.search = Search(self.settings, self.vectors, self.listed_twice, load)
+        self.shelf_search = ShelfSearch(self.shelf)
+        next_clicks = NextClicks(self.shelf, self.users, self.settings)
+        self.search = Search(
+            self.settings, self.vectors, self.shelf_search, self.listed_twice, load, next_clicks=next_clicks.of
+        )
         self.api = Api(
             self.settings,
             users=self.users,

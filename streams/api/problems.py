@@ -15,8 +15,8 @@ from encoders.weights import UnknownSource
 from store.records import StoreUnavailable
 from streams.broker import BrokerUnavailable
 from streams.filters import BadQuery
+from streams.query_encoder import StillLoading
 from streams.replicas import ReplicaEnded
-from streams.search import StillLoading
 
 log = logging.getLogger(__name__)
 
