@@ -69,3 +69,9 @@ class Filters(BaseModel):
         if currency not in known:
             raise BadQuery(f"no product has its price in {currency}: there are {shown}")
         return PriceRange(currency, self.price_min, self.price_max)
+
+
+class PageQuery(Filters):
+    """So many products that pass the filters."""
+
+    limit: Annotated[int, Field(ge=1, le=200)] = 20

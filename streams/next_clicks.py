@@ -10,18 +10,16 @@ from encoders.next_click import ABSENT
 from encoders.ranking_features import HISTORY
 from store.history import History
 from store.users import UserStore
-from streams.ranking import NO_ROWS, lists_ranker
-from streams.settings import Settings
+from streams.served_factors import next_click_scores
 from streams.shelf import Shelf
 
 
 class NextClicks:
     """Answers from the users' rows and the shelf; in any thread."""
 
-    def __init__(self, shelf: Shelf, users: UserStore, settings: Settings) -> None:
+    def __init__(self, shelf: Shelf, users: UserStore) -> None:
         self._shelf = shelf
         self._users = users
-        self._settings = settings
 
     def of(self, user_id: str, product_ids: Sequence[str]) -> NDArray[np.float32] | None:
         """The ranking's next-click scores (n,) of these products for this user at this moment, NaN for one that the
@@ -37,6 +35,6 @@ class NextClicks:
             clicked = np.array([shelf.rows.get(one, ABSENT) for one in history.product_ids[:HISTORY]], np.int32)
             if not shelf.has_factors[clicked[clicked != ABSENT]].any():
                 return None
-            scored = lists_ranker(shelf, self._settings).score([clicked], [ages_s], [NO_ROWS])[0].next_click
+            scores = next_click_scores(shelf, [clicked], [ages_s])[0][0]
             rows = np.array([shelf.rows.get(product_id, ABSENT) for product_id in product_ids], np.int32)
-            return np.where(rows == ABSENT, np.float32(np.nan), scored[rows])
+            return np.where(rows == ABSENT, np.float32(np.nan), scores[rows])

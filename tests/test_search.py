@@ -144,9 +144,13 @@ def test_a_query_of_one_kind_is_a_product_of_that_kind(encoder: ProductEncoder) 
 
 def test_queries_that_are_encoded_together_are_as_each_alone(encoder: ProductEncoder) -> None:
     queries = [
-        ProductQuery("red dress"), ProductQuery(" "), ProductQuery("", plain(RED)),
-        ProductQuery("a", plain(BLUE), 0.5, 2.0), ProductQuery("a kettle", plain(GREEN), 0.0), ProductQuery("something to make a cup of tea with"),
-    ]  # fmt: skip
+        ProductQuery("red dress"),
+        ProductQuery(" "),
+        ProductQuery("", plain(RED)),
+        ProductQuery("a", plain(BLUE), 0.5, 2.0),
+        ProductQuery("a kettle", plain(GREEN), 0.0),
+        ProductQuery("something to make a cup of tea with"),
+    ]
     for query, vectors in zip(queries, encoder.encode_queries(queries), strict=True):
         alone = encoder.encode_query(*query)
         assert vectors.keys() == alone.keys()

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query
 
 from streams.api.access import Access
+from streams.api.openapi import answers
 from streams.api.views import Views
 from streams.search import Search
 from streams.search_query import SearchQuery, WordsQuery
@@ -49,7 +50,7 @@ def search_routes(search: Search, views: Views, access: Access) -> APIRouter:
         prefix="/search",
         tags=["search"],
         dependencies=[access.needs("read")],
-        responses={200: {"content": {"application/json": {"example": FOUND}}}},
+        responses=answers(FOUND),
     )
 
     @routes.get("", summary="Products by words")
