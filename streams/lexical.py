@@ -22,7 +22,7 @@ TITLE, BRAND, CATEGORY, ATTRIBUTE = 3, 2, 2, 1  # as often as that a word counts
 BEGINNING = 0.5  # of what the word itself would count
 BEGINNINGS_MAX = 64  # words that begin as the last one does, those of the most products
 MISSPELT_TIMES = 10  # in so many times the products of a word, a word like it is what a shop meant by it, perhaps
-WORDS_MAX = 32  # of a query; what stands behind is not looked at
+WORDS_MAX = 16  # of a query; what stands behind is not looked at
 MATCHED = 64  # a tier for each matched word, less one if it had to be corrected: more than WORDS_MAX
 
 SCORE_MAX = 1e4  # more than any sum of BM25 over WORDS_MAX words of 1e9 products
@@ -172,8 +172,6 @@ class LexicalIndex:
             at, counts = (np.frombuffer(one, one.typecode) for one in self._postings[form])
             value = share * idf * self._saturated(at, counts)
             better = (tier[at] < matched) | ((tier[at] == matched) & (score[at] < value))
-            if matched != MATCHED:
-                better &= tier[at] != MATCHED
             tier[at[better]], score[at[better]] = matched, value[better]
         return tier, score
 

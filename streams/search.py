@@ -110,7 +110,7 @@ class Search:
             weights = {"lexical": 1.0, "dense": 1.0}
         weights["user"] = asked.user_weight
         there = partial(self._there, asked, conditions, halves, weights, is_full=not lack)
-        page = self._listed_twice.fill_page(there, asked.limit)[: asked.limit]
+        page = self._listed_twice.fill_page(there, asked.limit)
         return {
             "by": asked.by,
             "mode": asked.mode,
@@ -169,15 +169,15 @@ class Search:
         *,
         is_full: bool,
     ) -> list[FoundProduct]:
-        """At least so many products, if there are as many, in the fused order."""
+        """So many products, if there are as many, in the fused order."""
         orders = halves.orders(_depth(count))
         fused = fuse_ranks(orders, weights)
         hits = {hit.product_id: hit for hit in halves.by_vectors(_depth(count))} if halves.by_vectors else {}
         if not is_full:
-            return [FoundProduct.of_hit(one, hits[one.thing]) for one in fused]
+            return [FoundProduct.of_hit(one, hits[one.thing]) for one in fused[:count]]
         if asked.user is not None and (hers := self._hers(asked.user, fused)):
             fused = fuse_ranks({**orders, "user": hers}, weights)
-        return self._shelf.still_there(fused, hits, conditions, sold_out=asked.all)
+        return self._shelf.still_there(fused, hits, conditions, count, sold_out=asked.all)
 
     def _hers(self, user_id: str, fused: Sequence[Fused[str]]) -> list[str]:
         """Those that the ranking knows, the likeliest to be clicked first; none while nothing is known of the user."""

@@ -75,19 +75,21 @@ class ShelfSearch:
         return FoundByWords(product_ids, closest, found.corrected, found.unknown, found.reading)
 
     def still_there(
-        self, fused: Sequence[Fused[str]], hits: Mapping[str, Hit], conditions: Conditions, *, sold_out: bool
+        self, fused: Sequence[Fused[str]], hits: Mapping[str, Hit], conditions: Conditions, most: int, *, sold_out: bool
     ) -> list[FoundProduct]:
-        """Those that meet the conditions now, in their order, with what is offered: the vector store may be behind."""
+        """The first `most` that meet the conditions now, with what is offered: the vector store may be behind."""
         shelf = self._shelf
+        found: list[FoundProduct] = []
         with shelf.lock:
             met = self._offers.meeting(conditions)
-            found = []
             for one in fused:
                 row = shelf.rows.get(one.thing)
                 if row is not None and met[row] and (shelf.listable[row] or (sold_out and shelf.has_offer(one.thing))):
                     cosine = hits[one.thing].score if one.thing in hits else None
                     found.append(FoundProduct(one.thing, one, shelf.titles[row], self._offers.told(row), cosine))
-            return found
+                if len(found) == most:
+                    break
+        return found
 
     def facets(
         self,

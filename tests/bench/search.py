@@ -54,14 +54,16 @@ async def search(kafka: LocalKafka, sizes: Sizes, tell: Tell) -> list[Figure]:
             requests = [make(number) for number in range(count + WARM_UP)]
             tell(f"search by {name}")
             await latencies_s(on.settings.api_port, requests[:WARM_UP])
-            began = time.monotonic()
+            began, spent_s = time.monotonic(), _cpu_s(on)
             taken = await latencies_s(on.settings.api_port, requests[WARM_UP:], check=_is_whole)
             per_s = count / (time.monotonic() - began)
+            cpu_ms = (_cpu_s(on) - spent_s) / count * 1_000
             kind = "words, lexical alone" if name == "lexical" else name
             for at, value, beside in zip(("p50", "p90"), quantiles_ms(taken, 0.5, 0.9), base, strict=True):
                 what = f"search by {kind}, 8 connections ({per_s:,.0f}/s), {sizes.products:,} products, {at}"
                 bar = BARS_MS.get(name) if at == "p90" else None
                 figures.append(Figure(what, value, "ms", beside, "empty route", at_most=bar))
+            figures.append(Figure(f"search by {kind}, CPU of the api's process", cpu_ms, "ms"))
     return figures + await asyncio.to_thread(_index_alone, sizes.many_products)
 
 
@@ -138,6 +140,12 @@ def _is_whole(body: bytes) -> None:
     answer = orjson.loads(body)
     if answer["degraded"] or not answer["items"]:
         raise RuntimeError(f"a search found {len(answer['items'])} products: {answer['degraded']}")
+
+
+def _cpu_s(on: Stage) -> float:
+    """Of the process that answers, so far: what a busy machine changes least."""
+    times = on.processes["index-api"].cpu_times()
+    return float(times.user + times.system)
 
 
 async def _until_whole(on: Stage) -> None:
