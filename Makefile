@@ -1,6 +1,7 @@
 # `make` prints this help. Everything runs in .venv, which is made when it is needed.
 PYTHON ?= python3
 SHOP ?=
+TESTERS ?= 2
 
 PIP := .venv/bin/pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt
 PINS := pyproject.toml deploy/constraints.txt
@@ -29,7 +30,8 @@ demo: $(DEMO)  ## Start everything on this machine, play a shop for a minute, st
 	    .venv/bin/freshet demo $(if $(SHOP),--shop "$(SHOP)"); exit $$?
 
 test: .venv/.test  ## Run every test
-	@.venv/bin/python -m pytest --durations=15
+	@.venv/bin/python -m pytest -n $(TESTERS) --dist loadfile -m 'not alone' --durations=15
+	@.venv/bin/python -m pytest -m alone
 
 check: .venv/.test  ## Lint, format, types, and the schemas of the deployment files
 	@.venv/bin/ruff check .
@@ -54,6 +56,8 @@ evaluate-encoders: .venv/.test  ## Evaluate the encoders on 5,000 real products 
 	@.venv/bin/freshet encoders evaluate "$(FASHION)" --version $(TAUGHT)/aligned
 	@.venv/bin/freshet train fuse "$(FASHION)" $(TAUGHT)/unlabelled --version $(TAUGHT)/aligned --category-weight 0 --align-weight .1 --pull .01
 	@.venv/bin/freshet train fuse "$(FASHION)" $(TAUGHT)/fused --version $(TAUGHT)/aligned
+	@.venv/bin/freshet encoders evaluate "$(FASHION)" --sequences
+	@.venv/bin/freshet train cross-modal "$(FASHION)" $(TAUGHT)/crossed --version $(TAUGHT)/aligned
 	@.venv/bin/freshet train transfer "$(FOLDERS)/grocery" $(TAUGHT)/carried --version $(TAUGHT)/aligned
 	@.venv/bin/freshet encoders evaluate "$(FOLDERS)/grocery" --version $(TAUGHT)/aligned
 

@@ -1,23 +1,29 @@
 """A product's pictures, words and facts to its three vectors."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoders.attributes import Fact, encode_facts, product_facts
 from encoders.fusion import Fusion, Modalities, attend, rows_or_zeros, unit_rows
-from encoders.image import ImageEncoder, Pixels
+from encoders.image import ImageEncoder, Over, Pixels
 from encoders.product_tokens import ProductTokens, product_tokens
 from encoders.taught_fusion import Words
-from encoders.text import TextEncoder, product_text
+from encoders.text import Launched, Pieces, TextEncoder, product_text
 from encoders.token_fusion import token_fusion
+from encoders.transfers import Coming
 from encoders.version import UnusableVersion, Version
 from encoders.weights import TEXT_RECIPE, find_weights
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Vector = NDArray[np.float32]
+Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,23 @@ class EncodedProduct:
     fused: Vector | None  # (D,)
 
 
+class PreparedProducts(NamedTuple):
+    """What is read of products before the device is needed."""
+
+    products: Sequence[ProductContent]
+    squares: "Tensor"  # of all pictures, product after product
+    pieces: Pieces  # of the headlines, then of the details, then of the titles, where the fusion reads them; of none
+    # where it reads tokens
+
+
+class LaunchedProducts(NamedTuple):
+    """Products that the device may still be encoding."""
+
+    products: Sequence[ProductContent]
+    reading: tuple[Coming, Launched] | None  # pictures, and words as they were prepared
+    done: list[EncodedProduct]  # where the fusion reads tokens: then nothing is being read
+
+
 def product_content(
     *,
     title: str,
@@ -70,7 +93,7 @@ class UnknownDevice(ValueError):
 
 
 class ProductEncoder:
-    """Owns both models. One thread at a time may use it."""
+    """Owns both models. One thread at a time may use it, but as prepare and collect say."""
 
     def __init__(
         self, version: Version, device: str = "auto", threads: int = 1, *, pickled_weights: bool = False
@@ -102,26 +125,57 @@ class ProductEncoder:
 
         Raises BadPicture if a picture is no RGB array, FloatingPointError if a vector is not finite.
         """
-        images = self._images(batch)
-        headlines, details, titles = self._texts(batch)
-        texts = [_weigh(*both) for both in zip(headlines, details, strict=True)]
+        return self.collect(self.launch(self.prepare(batch)))
+
+    def prepare(self, batch: Sequence[ProductContent], over: Over = map) -> PreparedProducts:
+        """All that is done before the device is needed: any thread may, while another launches and collects.
+
+        over  resizes pictures side by side, as an executor's map
+
+        Raises BadPicture.
+        """
+        squares = self._image.prepare(_pictures(batch), over)
+        if self.token_fusion is not None:
+            return PreparedProducts(batch, squares, self._text.prepare([]))
+        texts = [product.text for product in batch] + [product.details for product in batch]
+        texts += [] if isinstance(self._fusion, Fusion) else [product.title for product in batch]
+        return PreparedProducts(batch, squares, self._text.prepare(texts))
+
+    def launch(self, prepared: PreparedProducts) -> LaunchedProducts:
+        """What was prepared is computed on a CPU and begun on a GPU, which takes the next before it is done with this.
+
+        Where the fusion reads tokens, all is done. Raises FloatingPointError.
+        """
+        batch = prepared.products
+        if self.token_fusion is None:
+            reading = self._image.launch(prepared.squares), self._text.launch(prepared.pieces)
+            return LaunchedProducts(batch, reading, [])
+        resized = iter(prepared.squares.numpy())
+        small = [replace(product, pictures=tuple(islice(resized, len(product.pictures)))) for product in batch]
+        images, texts, tokens = self._vectors_and_tokens(small)
+        return LaunchedProducts(batch, None, _encoded(images, texts, self.token_fusion.fuse(tokens).vectors))
+
+    def collect(self, launched: LaunchedProducts) -> list[EncodedProduct]:
+        """As encode, waited for: any thread may, while another prepares and launches. Raises FloatingPointError."""
+        if launched.reading is None:
+            return launched.done
+        batch, B = launched.products, len(launched.products)
+        images = _of_each(batch, self._image.collect(launched.reading[0]))
+        read = self._text.collect(launched.reading[1])
+        headlines, details, titles = read[:B], read[B : 2 * B], read[2 * B :]
+        texts = _weighed(headlines, details)
         facts = encode_facts([product.facts for product in batch])
         V, T = self.widths["image"], self.widths["text"]
-        if self.token_fusion is not None:
-            fused = self.token_fusion.fuse(self.tokens(batch)).vectors
-        elif isinstance(self._fusion, Fusion):
+        if isinstance(self._fusion, Fusion):
             fused = self._fusion.fuse(Modalities(rows_or_zeros(images, V), rows_or_zeros(texts, T), facts))
         else:
             words = Words(rows_or_zeros(titles, T), rows_or_zeros(headlines, T), rows_or_zeros(details, T))
             fused = self._fusion.fuse(rows_or_zeros(images, V), words, facts)
-        return [
-            EncodedProduct(image, text, vector if image is not None or text is not None else None)
-            for image, text, vector in zip(images, texts, fused, strict=True)
-        ]
+        return _encoded(images, texts, fused)
 
     def tokens(self, batch: Sequence[ProductContent]) -> list[ProductTokens]:
         """The places of the pictures, the word pieces and the facts of each product. Raises as encode."""
-        return product_tokens(self._image, self._text, batch)
+        return self._vectors_and_tokens(batch)[2]
 
     def encode_query(
         self, words: str = "", picture: Pixels | None = None, words_weight: float = 1.0, image_weight: float = 1.0
@@ -136,25 +190,27 @@ class ProductEncoder:
         So a fused cosine with both is, up to a factor, the weighted sum of those with each. Empty if nothing is asked
         for. The same whatever else is in the batch.
         """
-        texts = self._text.encode([query.words if query.words_weight > 0 else "" for query in queries])
-        pictures = [query.picture if query.image_weight > 0 else None for query in queries]
-        encoded = iter(self._image.encode([picture for picture in pictures if picture is not None]))
-        images = [None if picture is None else next(encoded) for picture in pictures]
-        return [self._query_vectors(*one) for one in zip(queries, texts, images, strict=True)]
+        alone = []
+        for words, picture, words_weight, image_weight in queries:
+            pictures = (picture,) if picture is not None and image_weight > 0 else ()
+            alone += [ProductContent(words if words_weight > 0 else ""), ProductContent("", pictures)]
+        encoded = self.encode(alone)
+        return [self._query_vectors(*one) for one in zip(queries, encoded[::2], encoded[1::2], strict=True)]
 
-    def _query_vectors(self, query: ProductQuery, text: Vector | None, image: Vector | None) -> dict[str, Vector]:
-        asked = {"text": (text, query.words_weight), "image": (image, query.image_weight)}
-        vectors = {name: vector for name, (vector, _) in asked.items() if vector is not None}
-        if not vectors:
-            return {}
-        if self.token_fusion is not None:
-            pictures = () if query.picture is None else (query.picture,)
-            alone = {"text": ProductContent(query.words), "image": ProductContent("", pictures)}
-            fused = self.token_fusion.fuse(self.tokens([alone[name] for name in vectors])).vectors
-        else:
-            fused = np.stack([self._fuse_query(**{name: vector}) for name, vector in vectors.items()])
-        weights = np.array([asked[name][1] for name in vectors], np.float32)
-        return {**vectors, "fused": unit_rows(weights[None] @ fused)[0]}
+    def _query_vectors(self, query: ProductQuery, said: EncodedProduct, seen: EncodedProduct) -> dict[str, Vector]:
+        """Of a query, from its words and its picture as products."""
+        asked = {
+            "text": (said.text, said.fused, query.words_weight),
+            "image": (seen.image, seen.fused, query.image_weight),
+        }
+        vectors: dict[str, Vector] = {}
+        total = np.zeros(self.widths["fused"], np.float32)
+        for name, (vector, fused, weight) in asked.items():
+            if vector is not None and fused is not None:
+                vectors[name] = vector
+                alone = fused if self.token_fusion is not None else self._fuse_query(**{name: vector})
+                total += np.float32(weight) * alone
+        return {**vectors, "fused": unit_rows(total[None])[0]} if vectors else {}
 
     def _fuse_query(self, *, image: Vector | None = None, text: Vector | None = None) -> Vector:
         """(D,) of a picture or of words without a product: nothing else is known."""
@@ -168,20 +224,26 @@ class ProductEncoder:
         vector: Vector = fused[0]
         return vector
 
-    def _images(self, batch: Sequence[ProductContent]) -> list[Vector | None]:
-        """Of several pictures the one vector that they have together."""
-        vectors = self._image.encode([picture for product in batch for picture in product.pictures])  # (P, V)
-        ends = np.cumsum([len(product.pictures) for product in batch])
-        each = np.split(vectors, ends[:-1]) if len(batch) else []
-        return [attend(own) if len(own) else None for own in each]
-
-    def _texts(self, batch: Sequence[ProductContent]) -> tuple[list[Vector | None], ...]:
-        """Headlines, details and titles; titles only where the fusion reads them."""
-        texts = [product.text for product in batch] + [product.details for product in batch]
-        texts += [] if isinstance(self._fusion, Fusion) else [product.title for product in batch]
-        vectors = self._text.encode(texts)
+    def _vectors_and_tokens(
+        self, batch: Sequence[ProductContent]
+    ) -> tuple[list[Vector | None], list[Vector | None], list[ProductTokens]]:
+        """Of pictures, of words, and what both are made of, so that each network reads a product once."""
+        pictures, regions = self._image.encode_with_regions(_pictures(batch))
         B = len(batch)
-        return vectors[:B], vectors[B : 2 * B], vectors[2 * B :]
+        texts, read = self._text.encode_with_tokens([p.text for p in batch] + [p.details for p in batch])
+        tokens = product_tokens(batch, regions, self._image.centre, read)
+        return _of_each(batch, pictures), _weighed(texts[:B], texts[B:]), tokens
+
+
+def _pictures(batch: Sequence[ProductContent]) -> list[Pixels]:
+    return [picture for product in batch for picture in product.pictures]
+
+
+def _of_each(batch: Sequence[ProductContent], vectors: Vectors) -> list[Vector | None]:
+    """Of the vectors (P, V) of all pictures, in order, the one that each product's have together."""
+    ends = np.cumsum([len(product.pictures) for product in batch])
+    each = np.split(vectors, ends[:-1]) if len(batch) else []
+    return [attend(own) if len(own) else None for own in each]
 
 
 def use_device(name: str, threads: int) -> str:
@@ -204,6 +266,18 @@ def use_device(name: str, threads: int) -> str:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UnknownDevice(f"there is no device {name!r} here: take auto or cpu")
     return name
+
+
+def _encoded(images: Sequence[Vector | None], texts: Sequence[Vector | None], fused: Vectors) -> list[EncodedProduct]:
+    """(B,) of what each has."""
+    return [
+        EncodedProduct(image, text, vector if image is not None or text is not None else None)
+        for image, text, vector in zip(images, texts, fused, strict=True)
+    ]
+
+
+def _weighed(headlines: Sequence[Vector | None], details: Sequence[Vector | None]) -> list[Vector | None]:
+    return [_weigh(*both) for both in zip(headlines, details, strict=True)]
 
 
 def _weigh(headline: Vector | None, details: Vector | None) -> Vector | None:

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.attributes import Fact
-from encoders.image import ImageEncoder
+from encoders.image import Regions
 from encoders.sequences import TokenSet, fact_tokens, part_tokens, region_tokens
-from encoders.text import TextEncoder, Tokens
+from encoders.text import Tokens
 from encoders.weights import TEXT_RECIPE
 
 if TYPE_CHECKING:
@@ -39,18 +39,20 @@ class ProductTokens(NamedTuple):
 
 
 def product_tokens(
-    image_encoder: ImageEncoder, text_encoder: TextEncoder, batch: "Sequence[ProductContent]"
+    batch: "Sequence[ProductContent]", regions: Regions, centre: Vectors, read: Sequence[Tokens | None]
 ) -> list[ProductTokens]:
     """The tokens of each product, in the batch's order, the same whatever else is in the batch.
 
-    Marks of beginning and end, which are no word of the product, are left out. Raises BadPicture, FloatingPointError.
+    regions  of all pictures of the batch, in its order
+    centre   (V,) of the encoder that saw them
+    read     of the products' texts, then of their details
+
+    Marks of beginning and end, which are no word of the product, are left out. Raises FloatingPointError.
     """
-    regions = image_encoder.regions([picture for product in batch for picture in product.pictures])
     states = iter(regions.states)
-    read = text_encoder.tokens([product.text for product in batch] + [product.details for product in batch])
     found = []
     for product, headline, details in zip(batch, read[: len(batch)], read[len(batch) :], strict=True):
-        image = region_tokens(list(islice(states, len(product.pictures))), image_encoder.centre)
+        image = region_tokens(list(islice(states, len(product.pictures))), centre)
         parts, pieces = [], []
         for is_detail, tokens, weight in ((False, headline, 1.0), (True, details, TEXT_RECIPE.details_weight)):
             words, spans = _without_marks(tokens)

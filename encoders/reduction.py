@@ -55,6 +55,16 @@ def fit_pca(vectors: Vectors, width: int, *, whitening: float = 1.0, seed: int =
     return Reduction(fitted.mean_.astype(np.float32), axes.astype(np.float32))
 
 
+def principal_axes(vectors: Vectors, width: int) -> Vectors:
+    """(D, W) orthonormal, along which the vectors (n, D) are longest; W is the width, or D where that is less.
+
+    No mean is taken off, as fit_pca does it: so a linear map of what is left is one of the whole vectors.
+    """
+    squares = vectors.astype(np.float64).T @ vectors.astype(np.float64)
+    axes: Vectors = np.linalg.eigh(squares)[1][:, ::-1][:, :width].astype(np.float32)
+    return axes
+
+
 def fit_lda(vectors: Vectors, categories: Sequence[str], width: int) -> Reduction:
     """The directions along which categories differ most, measured by how much their own products differ.
 

@@ -17,7 +17,7 @@ of the fused vector.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,34 @@ class TokenSet(NamedTuple):
 
     states: Vectors  # (S, W), of a batch (B, S, W)
     shares: Vectors  # (S,), of a batch (B, S): >= 0, add up to 1; 0 is padding, all 0 a modality that is missing
+
+
+class Ragged(NamedTuple):
+    """The tokens of n products, one product's after the other's; a product whose modality is missing has none."""
+
+    states: NDArray[np.floating]  # (sum of the counts, W), scaled as those of a TokenSet
+    shares: Vectors  # (sum of the counts,)
+    counts: NDArray[np.int64]  # (n,)
+
+    @classmethod
+    def joined(cls, sets: "Sequence[TokenSet | None]", width: int) -> Self:
+        """Of n products, None where the modality is missing."""
+        there = [tokens for tokens in sets if tokens is not None]
+        counts = np.array([0 if tokens is None else len(tokens.shares) for tokens in sets], np.int64)
+        states = np.concatenate([np.zeros((0, width), np.float32), *(tokens.states for tokens in there)])
+        return cls(states, np.concatenate([np.zeros(0, np.float32), *(tokens.shares for tokens in there)]), counts)
+
+    def of(self, rows: NDArray[np.int64], at_least: int = 1) -> TokenSet:
+        """Those of B products as a batch, float32 (B, S, W) and (B, S), filled up as padded does it."""
+        counts = self.counts[rows]
+        places = np.arange(max(at_least, counts.max(initial=0)))  # (S,)
+        there = places[None, :] < counts[:, None]  # (B, S)
+        begins = (np.cumsum(self.counts) - self.counts)[rows]
+        taken = (begins[:, None] + places[None, :])[there]
+        states = np.zeros((*there.shape, self.states.shape[1]), np.float32)
+        shares = np.zeros(there.shape, np.float32)
+        states[there], shares[there] = self.states[taken], self.shares[taken]
+        return TokenSet(states, shares)
 
 
 class Attended(NamedTuple):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from encoders.fusion import unit_rows
 from encoders.networks import text_network
 from encoders.recipes import FIRST, LAST, LAST_PLACE, MEAN, TextRecipe, UnknownSource, Weights
+from encoders.transfers import Coming, room, send
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 Vectors = NDArray[np.float32]
 
-AT_ONCE = 32  # texts per forward pass, of nearly the same length
+AT_ONCE_CPU = 32  # texts per forward pass, of nearly the same length
+AT_ONCE_GPU = 128
 NO_WORD = ("Cc", "Cf", "Zl", "Zp", "Zs")  # Unicode's categories of what cannot be seen
 
 
@@ -56,8 +58,30 @@ class Tokens(NamedTuple):
     spans: NDArray[np.int64]  # (S, 2) where a piece begins and ends in the text, in characters; equal for a mark
 
 
+class Together(NamedTuple):
+    """Texts of one forward pass."""
+
+    places: list[int]  # (b,) of the texts among all B
+    ids: "Tensor"  # (b, S) int64, padded at the end
+    mask: "Tensor"  # (b, S) bool, False on padding
+
+
+class Pieces(NamedTuple):
+    """What is read of B texts before the device is needed."""
+
+    read: "list[Encoding | None]"  # (B,) None where all is blank
+    passes: list[Together]  # the texts that have words, each once
+
+
+class Launched(NamedTuple):
+    """Texts that the device may still be reading."""
+
+    texts: int  # B
+    passes: list[tuple[list[int], Coming]]  # places among B, and (b, T)
+
+
 class TextEncoder:
-    """A text network, its tokenizer and its recipe. One thread at a time may use it."""
+    """A text network, its tokenizer and its recipe. One thread at a time may use it, but as prepare and collect say."""
 
     def __init__(self, weights: Weights, *, device: str = "cpu", recipe: TextRecipe | None = None) -> None:
         """recipe  in place of the weights' own. Raises UnknownSource if the files do not hold what they should."""
@@ -81,10 +105,28 @@ class TextEncoder:
         Texts go through the network ordered by length, so little is padded.
         Raises FloatingPointError if a result is not finite.
         """
-        pieces = [[] if read is None else read.ids for read in self._read(texts)]
-        vectors: list[Vectors | None] = [None] * len(texts)
-        for together in self._of_like_length(pieces):
-            for i, vector in zip(together, unit_rows(self._pooled([pieces[i] for i in together])), strict=True):
+        return self.collect(self.launch(self.prepare(texts)))
+
+    def prepare(self, texts: Sequence[str]) -> Pieces:
+        """All that is done before the device is needed. Any thread may, at any time."""
+        read = self._read(texts)
+        lengths = [0 if found is None else len(found.ids) for found in read]
+        wordy = sorted((i for i, length in enumerate(lengths) if length > self._marks), key=lengths.__getitem__)
+        at_once = AT_ONCE_GPU if self._device.type == "cuda" else AT_ONCE_CPU
+        passes = [wordy[begin : begin + at_once] for begin in range(0, len(wordy), at_once)]
+        return Pieces(read, [self._padded(places, read) for places in passes])
+
+    def launch(self, pieces: Pieces) -> Launched:
+        """Of what was prepared: computed on a CPU, begun on a GPU."""
+        pooling = self._recipe.pooling
+        passes = [(each.places, Coming(pool(*self._states(each), pooling))) for each in pieces.passes]
+        return Launched(len(pieces.read), passes)
+
+    def collect(self, launched: Launched) -> list[Vectors | None]:
+        """As encode; any thread may, at any time. Raises FloatingPointError."""
+        vectors: list[Vectors | None] = [None] * launched.texts
+        for places, pooled in launched.passes:
+            for i, vector in zip(places, unit_rows(pooled.numpy()), strict=True):
                 vectors[i] = vector
         return vectors
 
@@ -93,43 +135,61 @@ class TextEncoder:
 
         128 pieces of 384 values are 200 kB a text.
         """
-        read = self._read(texts)
-        pieces = [[] if found is None else found.ids for found in read]
+        pieces = self.prepare(texts)
         tokens: list[Tokens | None] = [None] * len(texts)
-        for together in self._of_like_length(pieces):
-            states = self._states([pieces[i] for i in together])[0].cpu().numpy()  # (B, S, T)
-            for i, rows in zip(together, states, strict=True):
-                found = read[i]
+        for each in pieces.passes:
+            states = self._states(each)[0].cpu().numpy()  # (b, S, T)
+            for i, rows in zip(each.places, states, strict=True):
+                found = pieces.read[i]
                 assert found is not None, "it has pieces"
                 tokens[i] = Tokens(rows[: len(found.ids)].copy(), np.array(found.offsets, np.int64))
         return tokens
 
+    def encode_with_tokens(self, texts: Sequence[str]) -> tuple[list[Vectors | None], list[Tokens | None]]:
+        """What encode and tokens return, of one pass, or of two where padding is seen too."""
+        import torch
+
+        found = self.tokens(texts)
+        if self._recipe.pooling == LAST_PLACE:
+            return self.encode(texts), found
+        vectors: list[Vectors | None] = [None] * len(texts)
+        for i, tokens in enumerate(found):
+            if tokens is not None:
+                states = torch.from_numpy(tokens.states)[None]  # (1, S, T)
+                pooled = pool(states, torch.ones(states.shape[:2], dtype=torch.bool), self._recipe.pooling)
+                vectors[i] = unit_rows(pooled.numpy())[0]
+        return vectors, found
+
     def _read(self, texts: Sequence[str]) -> "list[Encoding | None]":
         """The word pieces of each text; None where all is blank."""
         cut = [text[: self._recipe.characters] for text in texts]
-        return [self._tokenizer.encode(text) if _says_anything(text) else None for text in cut]
+        wordy = [i for i, text in enumerate(cut) if _says_anything(text)]
+        read: list[Encoding | None] = [None] * len(texts)
+        if self._device.type == "cuda":  # side by side, while other threads may go on: a GPU would have to wait
+            together = self._tokenizer.encode_batch([cut[i] for i in wordy])
+        else:
+            together = [self._tokenizer.encode(cut[i]) for i in wordy]
+        for i, found in zip(wordy, together, strict=True):
+            read[i] = found
+        return read
 
-    def _of_like_length(self, pieces: Sequence[Sequence[int]]) -> list[list[int]]:
-        """The places of the texts that have words, a few at a time."""
-        wordy = (i for i in range(len(pieces)) if len(pieces[i]) > self._marks)
-        order = sorted(wordy, key=lambda i: len(pieces[i]))
-        return [order[start : start + AT_ONCE] for start in range(0, len(order), AT_ONCE)]
-
-    def _pooled(self, pieces: Sequence[Sequence[int]]) -> Vectors:
-        """B lists of word pieces to (B, T), padding left out."""
-        states, mask = self._states(pieces)
-        pooled: Vectors = pool(states, mask, self._recipe.pooling).cpu().numpy()
-        return pooled
-
-    def _states(self, pieces: Sequence[Sequence[int]]) -> "tuple[Tensor, Tensor]":
-        """B lists of word pieces to (B, S, T) float32 and the mask (B, S), padded at the end."""
+    def _padded(self, places: list[int], read: "Sequence[Encoding | None]") -> Together:
+        """The word pieces of the texts at these places, as long as the longest."""
         import torch
 
+        pieces = [found.ids for found in map(read.__getitem__, places) if found is not None]
         longest = self._recipe.word_pieces if self._recipe.pooling == LAST_PLACE else max(map(len, pieces))
-        rows = [[*row, *[self._padding] * (longest - len(row))] for row in pieces]
-        ids = torch.tensor(rows, device=self._device)  # (B, S)
-        lengths = torch.tensor([len(row) for row in pieces], device=self._device)[:, None]  # (B, 1)
-        mask = torch.arange(longest, device=self._device)[None, :] < lengths  # (B, S)
+        shape = (len(places), longest)
+        ids, mask = room(shape, torch.int64, self._device), room(shape, torch.bool, self._device)
+        ids.copy_(torch.tensor([[*own, *[self._padding] * (longest - len(own))] for own in pieces]))
+        torch.lt(torch.arange(longest)[None, :], torch.tensor([len(own) for own in pieces])[:, None], out=mask)
+        return Together(places, ids, mask)
+
+    def _states(self, texts: Together) -> "tuple[Tensor, Tensor]":
+        """(b, S, T) float32 and the mask (b, S), on the device."""
+        import torch
+
+        ids, mask = send(texts.ids, self._device), send(texts.mask, self._device)
         with torch.inference_mode(), torch.autocast(self._device.type, torch.float16, self._device.type == "cuda"):
             return self._network.states(ids, mask).float(), mask
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 Vectors = NDArray[np.float32]
 SEQUENCES, CROSS_MODAL = "sequences.", "cross_modal."
+RECIPES = {  # the tokens and the forward pass; change the fingerprint when they change
+    SEQUENCES: "tokens 1, attention over sequences 1",
+    CROSS_MODAL: "tokens 1, cross-modal encoder 1",
+}
 
 
 def score_of(state: Mapping[str, Vectors]) -> Score:

@@ -17,7 +17,7 @@ import orjson
 from numpy.typing import NDArray
 
 from encoders.taught_fusion import PREFIX, RECIPE, TaughtFusion
-from encoders.token_fusion import CROSS_MODAL, SEQUENCES, score_of, under
+from encoders.token_fusion import CROSS_MODAL, RECIPES, SEQUENCES, score_of, under
 from encoders.weights import fingerprint_of, widths_of
 
 Arrays = Mapping[str, NDArray[np.float32]]
@@ -41,11 +41,12 @@ class Version:
 
     @cached_property
     def fingerprint(self) -> str:
-        """12 hex digits that change with everything that shapes a vector. Raises UnknownSource."""
+        """12 hex digits that change with everything that shapes a vector. Raises UnknownSource, UnusableVersion."""
         untrained = fingerprint_of(self.image_source, self.text_source)
         if not self.arrays:
             return untrained
-        digest = hashlib.sha256(f"{untrained} {RECIPE}".encode())
+        recipe = RECIPES.get(self.kind or PREFIX, RECIPE)
+        digest = hashlib.sha256(f"{untrained} {recipe}".encode())
         for name, array in sorted(self.arrays.items()):
             digest.update(f"{name} {array.shape}".encode() + np.ascontiguousarray(array, "<f4").tobytes())
         return digest.hexdigest()[:12]

@@ -3,6 +3,7 @@
 A click is answered within a few hundred microseconds; to make two hundred Click objects takes almost two hundred.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -66,6 +67,15 @@ class History(Sequence[Click]):
             (new.codes + self.codes)[:limit],
             np.concatenate((new.times, self.times))[:limit],
         )
+
+    def merged_with(self, clicks: Sequence[Click], limit: int) -> "History":
+        """These clicks and the earlier ones by their time, newest first; the oldest go beyond limit.
+
+        A click that both hold (product, event and time) counts once, so to merge the same clicks again changes nothing.
+        """
+        missing = Counter(clicks) - Counter(self)
+        both = [*self, *missing.elements()]
+        return History.of(sorted(both, key=lambda click: click.occurred_at, reverse=True)[:limit])
 
     def __len__(self) -> int:
         return len(self.codes)

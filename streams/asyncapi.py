@@ -16,17 +16,15 @@ from streams.events import (
     CatalogUpdate,
     EncodeRequest,
     EncoderVersion,
-    ItemFactors,
-    ItemNeighbours,
-    ModelRecord,
     Offer,
     ProductVectors,
     RecommendationList,
     TrainingExample,
-    UserClick,
     UserEmbedding,
+    UserEvent,
     WorkerStatus,
 )
+from streams.model_events import ItemFactors, ItemNeighbours, ModelRecord
 from streams.settings import Settings
 from streams.topics import Topic, TopicNames, topic_names, topics_of
 
@@ -74,9 +72,9 @@ CHANNELS: dict[str, Channel] = {
         },
     ),
     "user_clicks": Channel(
-        UserClick,
+        UserEvent,
         USER_KEY,
-        "A shopper viewed, selected, put into the basket or bought a product.",
+        "A shopper viewed, selected, put into the basket or bought a product; or a visitor turned out to be her.",
         "shop",
         ("clicks",),
         null="Forget the user of this key.",
@@ -293,7 +291,7 @@ class _Dumper(yaml.SafeDumper):
 
 def render() -> str:
     """The document as YAML, the same text for the same contracts."""
-    head = "# Made by `python -m streams.asyncapi docs/asyncapi.yaml` from streams/events.py and streams/topics.py.\n"
+    head = "# Made by `python -m streams.asyncapi docs/asyncapi.yaml` from the contracts and streams/topics.py.\n"
     return head + yaml.dump(document(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 

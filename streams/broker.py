@@ -199,14 +199,16 @@ class Publisher:
             closing.add_done_callback(self._closing.discard)
             await asyncio.wait({closing}, timeout=flush_s)
 
-    async def publish(self, messages: list[Outgoing]) -> None:
-        """All messages are confirmed by the broker (acks=all), in order per partition.
+    async def publish(self, messages: list[Outgoing]) -> list[Any]:
+        """All messages are confirmed by the broker (acks=all), in order per partition; returns the confirmations.
+
+        Each has a `partition` and an `offset`, where its message stands.
 
         Raises BrokerUnavailable if one is not: then all must be published again; MessageSizeTooLargeError if one is
         larger than MAX_MESSAGE_BYTES.
         """
         if not messages:
-            return
+            return []
         await self.start()
         producer = self._producer
         if producer is None:
@@ -216,7 +218,8 @@ class Publisher:
                 await producer.send(m.topic, value=m.value, key=m.key, partition=m.partition, headers=list(m.headers))
                 for m in messages
             ]
-            for confirmation in await asyncio.gather(*confirmations, return_exceptions=True):
+            confirmed = await asyncio.gather(*confirmations, return_exceptions=True)
+            for confirmation in confirmed:
                 if isinstance(confirmation, BaseException):
                     raise confirmation
         except MessageSizeTooLargeError:
@@ -226,6 +229,7 @@ class Publisher:
             if self._producer is producer:  # another role of the process may have been quicker
                 await self.stop()
             raise BrokerUnavailable(f"{len(messages)} messages not confirmed: {error!r}") from error
+        return confirmed
 
 
 async def _close(producer: aiokafka.AIOKafkaProducer) -> None:

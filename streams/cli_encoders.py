@@ -11,11 +11,13 @@ import typer
 from streams.terminal import Failure, progress_bars, read_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.progress import Progress
 
     from encoders.alignment import Alignment
     from encoders.taught_fusion import TaughtFusion
-    from streams.evaluation.encoder_figures import Split
+    from streams.evaluation.encoder_figures import Figures, Split
     from streams.evaluation.features import Features
     from streams.evaluation.labelled import Labelled
     from streams.settings import Settings
@@ -45,6 +47,9 @@ def evaluate(
     ] = None,
     epochs: Epochs = 60,
     seed: Seed = 0,
+    sequences: Annotated[
+        bool, typer.Option("--sequences", help="Ask fusion by attention over word pieces and picture places instead.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Tell what finds what among a shop's products: words and pictures each other, and others of the same kind.
@@ -56,11 +61,14 @@ def evaluate(
 
     from streams.evaluation import report
     from streams.evaluation.encoder_figures import figures, markdown
+    from streams.evaluation.sequence_figures import sequence_markdown
 
     settings = read_settings()
     with progress_bars() as bars:
         labelled, features = read_shop(folder, columns, settings, bars)
-        if version is None:
+        if sequences:
+            found = _by_sequences(folder, labelled, features, version, seed, settings, bars)
+        elif version is None:
             heads, parts, told = _taught(features, epochs, seed, settings.encode_threads, bars)
             found = figures(labelled, features, heads, parts) | told
         else:
@@ -70,7 +78,7 @@ def evaluate(
         printed = found | {"commit": report.commit(), "command": report.command()}
         typer.echo(orjson.dumps(printed, option=orjson.OPT_NON_STR_KEYS).decode())
     else:
-        typer.echo(markdown(found))
+        typer.echo(sequence_markdown(found) if sequences else markdown(found))
 
 
 def read_shop(folder: Path, columns: str, settings: "Settings", bars: "Progress") -> "tuple[Labelled, Features]":
@@ -109,13 +117,47 @@ def _taught(
 
 def _given(folder: Path, features: "Features", settings: "Settings") -> "tuple[TaughtFusion, Split, dict[str, Any]]":
     """The fusion of a version; what is asked for is what it was not taught on."""
+    from streams.evaluation.taught import read_taught
+
+    fusion, about = read_taught(folder, settings, features)
+    parts = _not_seen(features, about["taught"])
+    taught = f"on {len(parts.taught):,} of these products" if len(parts.taught) else "on another shop's products"
+    return fusion, parts, {"taught_on": taught}
+
+
+def _not_seen(features: "Features", taught: "Sequence[str]") -> "Split":
+    """What is asked for is what is none of the products of these hashes."""
     import numpy as np
 
     from streams.evaluation.encoder_figures import Split
-    from streams.evaluation.taught import hashes, read_taught
+    from streams.evaluation.taught import hashes
 
-    fusion, about = read_taught(folder, settings, features)
-    is_taught = np.isin(hashes(features), about["taught"])
-    taught, others = np.flatnonzero(is_taught), np.flatnonzero(~is_taught)
-    told = f"on {len(taught):,} of these products" if len(taught) else "on another shop's products"
-    return fusion, Split(taught, others), {"taught_on": told}
+    is_taught = np.isin(hashes(features), taught)
+    return Split(np.flatnonzero(is_taught), np.flatnonzero(~is_taught))
+
+
+def _by_sequences(
+    folder: Path,
+    labelled: "Labelled",
+    features: "Features",
+    version: Path | None,
+    seed: int,
+    settings: "Settings",
+    bars: "Progress",
+) -> "Figures":
+    """The figures of fusion over word pieces and places, and of a version that may read them."""
+    from streams.evaluation.encoder_figures import split
+    from streams.evaluation.sequence_figures import row_of, sequence_figures
+    from streams.evaluation.taught import read_fitting
+    from streams.evaluation.tokens import served_vectors, tokens_of
+
+    task = bars.add_task("encoding parts", total=len(labelled.products))
+    told = lambda done, _: bars.update(task, completed=done)  # noqa: E731
+    shop, kept = (labelled.products, folder), settings.home / "encoders"
+    tokens = tokens_of(*shop, kept, settings, told)
+    asked, versions = split(len(features.title), seed).held_out, {}
+    if version is not None:
+        own = read_fitting(version, settings)
+        asked = _not_seen(features, own.about.get("taught", ())).held_out
+        versions[row_of(own)] = served_vectors(*shop, kept, settings, own, told)
+    return sequence_figures(labelled, features, tokens, asked, versions)

@@ -164,6 +164,45 @@ def fuse(
         tell(train_fuse(its, folder, columns, out, options.applied(FuseRule(), **more), version, clicks))
 
 
+@train_app.command("cross-modal")
+def cross_modal(
+    folder: Folder,
+    out: Out,
+    columns: Columns = "",
+    version: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of `freshet train align` or `fuse`, to compare with: learns from what that has seen."
+        ),
+    ] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="Of the transformer; 1 where nothing is said.")] = None,
+    width: Annotated[int | None, typer.Option(min=8, help="Of its vectors, a multiple of 4; 128.")] = None,
+    epochs: Epochs = None,
+    batch: Batch = None,
+    learning_rate: Rate = None,
+    optimizer: Optimizer = None,
+    precision: Precision = "auto",
+    seed: Seed = 0,
+    device: Device = None,
+    run: RunFolder = None,
+    fresh: Fresh = False,
+    tensorboard: TensorBoard = False,
+) -> None:
+    """Teach an encoder that reads word pieces and picture places together, without labels, on the catalogue itself.
+
+    What the networks see of each part is kept in FRESHET_HOME. The version is added and switched to like any other.
+    """
+    from encoders.training.cross_modal import CrossModalRule
+    from streams.training.crossing import train_cross_modal
+    from streams.training.runs import Options
+    from streams.training.session import session
+
+    options = Options(optimizer, learning_rate, batch, epochs, precision, seed, is_fresh=fresh, tensorboard=tensorboard)
+    rule = options.applied(CrossModalRule(), layers=layers, width=width)
+    with session(read_settings(), "cross-modal", options, device, run) as its:
+        tell(train_cross_modal(its, folder, columns, out, rule, version))
+
+
 @train_app.command()
 def transfer(
     folder: Folder,

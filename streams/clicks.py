@@ -1,7 +1,9 @@
 """Path 3: a click becomes the user's history, her embedding and her list; and an example for the learner.
 
 One list per user and batch, which names every event it answers. A click that was applied before (a replay) changes
-nothing: the list is made again from the row as it is, because nobody knows whether the first one was published.
+nothing: the list is made again from the row as it is, because nobody knows whether the first one was published. The
+clicks of a visitor who turned out to be the user join her history, and make no examples: they were learned when they
+came.
 """
 
 import asyncio
@@ -18,7 +20,7 @@ from store.records import Click, UserRow, source_key
 from store.users import Forgotten, UserStore
 from streams.broker import Broker, Outgoing
 from streams.compiling import compile_ranking
-from streams.events import UserClick
+from streams.events import UserClick, UserEvent, UserIdentified
 from streams.lists import MadeList, made_list
 from streams.parsing import parse_click, parse_key
 from streams.ranking import Ranked, lists_ranker
@@ -55,7 +57,7 @@ class _User:
     forgotten: Forgotten | None = None
 
 
-class ClicksRole(Role[UserClick | None]):
+class ClicksRole(Role[UserEvent | None]):
     """user-clicks to users, recommendations and training-examples."""
 
     name = "clicks"
@@ -81,7 +83,7 @@ class ClicksRole(Role[UserClick | None]):
         self._ranker = lists_ranker(shelf, settings, explores=True)
         self._unasked = UnaskedLists(settings, names, users, shelf, self._ranker, broker)
         self._ranker.like_minded = self._unasked.like_minded.count
-        self._counts = {"lists": 0, "duplicates": 0, "replays": 0, "forgotten": 0, "not_learned": 0}
+        self._counts = {"lists": 0, "duplicates": 0, "replays": 0, "forgotten": 0, "not_learned": 0, "identified": 0}
 
     async def start(self) -> None:
         """The replicas have read to the end before the first click is handled."""
@@ -93,11 +95,11 @@ class ClicksRole(Role[UserClick | None]):
         await self._unasked.stop()
         await self._replica.stop()
 
-    def parse(self, message: Message) -> UserClick | None:
+    def parse(self, message: Message) -> UserEvent | None:
         """None: forget the user of the key."""
         return parse_click(message.key, message.value, future_limit_s=self._settings.future_limit_s)
 
-    def compute(self, batch: Sequence[Delivery[UserClick | None]], prepared: object) -> Outcome:  # noqa: ARG002
+    def compute(self, batch: Sequence[Delivery[UserEvent | None]], prepared: object) -> Outcome:  # noqa: ARG002
         """Histories as they are after the batch, examples, lists; the rows are written by the commit."""
         self._replica.check()
         now = time.time()
@@ -149,26 +151,39 @@ class ClicksRole(Role[UserClick | None]):
                 users[user_id] = _User(user_id, None, offsets, revision, History.of(()), [])
         return users
 
-    def _apply(self, user: _User, delivery: Delivery[UserClick | None], now: float) -> None:
-        message, click = delivery
+    def _apply(self, user: _User, delivery: Delivery[UserEvent | None], now: float) -> None:
+        message, event = delivery
         user.partition = message.partition
         source = source_key(message.topic_id, message.partition)
         is_replay = message.offset <= user.offsets.get(source, -1)
         user.offsets[source] = max(message.offset, user.offsets.get(source, -1))
-        if click is None:
+        if event is None:
             if not is_replay:
                 self._forget(user, source, message.offset, now)
             return
         if is_replay:
             self._counts["replays"] += 1
             if user.row is not None:  # a forgotten user gets no list for a click from before
-                self._answer(user, click, now)
+                self._answer(user, event, now)
             return
         user.changed = True
-        if click.event_id in user.event_ids:
+        if event.event_id in user.event_ids:
             self._counts["duplicates"] += 1
             return
-        user.event_ids = [click.event_id, *user.event_ids][:EVENT_RING]
+        user.event_ids = [event.event_id, *user.event_ids][:EVENT_RING]
+        if isinstance(event, UserIdentified):
+            self._merge(user, event)
+        else:
+            self._add(user, message, event)
+        self._answer(user, event, now)
+
+    def _merge(self, user: _User, identified: UserIdentified) -> None:
+        self._counts["identified"] += 1
+        clicks = [Click(past.product_id, past.event, past.occurred_at.timestamp()) for past in identified.clicks]
+        user.history = user.history.merged_with(clicks, self._settings.history_clicks)
+
+    def _add(self, user: _User, message: Message, click: UserClick) -> None:
+        """The click is the newest of the history, and an example unless the user clicks too fast."""
         occurred_at = click.occurred_at.timestamp()
         if self._is_learned(user.history, occurred_at):
             user.examples.append(self._example(user.history, message, click, occurred_at))
@@ -176,7 +191,6 @@ class ClicksRole(Role[UserClick | None]):
             self._counts["not_learned"] += 1
         newest = Click(click.product_id, click.event, occurred_at)
         user.history = user.history.with_newest((newest,), self._settings.history_clicks)
-        self._answer(user, click, now)
 
     def _forget(self, user: _User, source: str, offset: int, now: float) -> None:
         """Nothing of the user is left: neither the row nor what this batch has gathered of her so far."""
@@ -185,11 +199,12 @@ class ClicksRole(Role[UserClick | None]):
         user.row, user.history, user.event_ids = None, History.of(()), []
         user.changed, user.answers = False, []
 
-    def _answer(self, user: _User, click: UserClick, now: float) -> None:
+    def _answer(self, user: _User, event: UserEvent, now: float) -> None:
         limit_s = self._settings.list_max_age_s
-        if limit_s is None or now - click.occurred_at.timestamp() <= limit_s:
-            user.answers.append(click.event_id)
-            user.segment = click.segment
+        if limit_s is None or now - event.occurred_at.timestamp() <= limit_s:
+            user.answers.append(event.event_id)
+            if isinstance(event, UserClick):
+                user.segment = event.segment
 
     def _is_learned(self, history: History, occurred_at: float) -> bool:
         """False beyond the cap of clicks that a user may have learned in a minute."""
@@ -267,5 +282,5 @@ class ClicksRole(Role[UserClick | None]):
         return facts
 
 
-def _user_id(delivery: Delivery[UserClick | None]) -> str:
+def _user_id(delivery: Delivery[UserEvent | None]) -> str:
     return delivery.event.user_id if delivery.event is not None else parse_key(delivery.message.key)

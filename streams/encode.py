@@ -1,17 +1,26 @@
 """Encode requests become vectors: pictures are fetched and decoded, both modalities encoded and fused.
 
 Without a database, so as many of these as there are GPUs may run. The only role of the stream that imports torch, and
-it does so when it starts. While one batch is encoded, the pictures of the next are fetched.
+it does so when it starts. While one batch is encoded, the pictures of the next are fetched, decoded and resized, and
+its words cut into pieces; a GPU has the next batch in its queue before it is done with this one.
 """
 
 import asyncio
+import os
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 from encoders.picture_hash import sign_picture
-from encoders.product import EncodedProduct, ProductContent, ProductEncoder, product_content
+from encoders.product import (
+    EncodedProduct,
+    LaunchedProducts,
+    PreparedProducts,
+    ProductContent,
+    ProductEncoder,
+    product_content,
+)
 from streams.broker import Outgoing
 from streams.events import (
     BadEvent,
@@ -32,9 +41,20 @@ Event = EncodeRequest | Gone
 Pictures = Mapping[str, tuple[Picture, ...] | PictureMissing | None]
 """By product id; None: the product links to no picture."""
 
+DECODING_THREADS_CPU = 2  # beside the one that encodes
+DECODING_THREADS_GPU = 16  # or as many as there are cores: more wait for Python's lock
+
 FILLING_BATCHES = 4  # of a version that is filled, for one of the version that serves
 NO_LINKS = "the product has no image_links: add one"
 NO_WORDS = "title, description, brand, category and attributes have no words: add some"
+
+
+class Prepared(NamedTuple):
+    """A batch before its turn."""
+
+    pictures: Pictures
+    signatures: Mapping[str, str]  # of those that have pictures
+    products: PreparedProducts | LaunchedProducts | Exception | None  # as far as they came; None: there are none
 
 
 class EncodeRole(Role[Event]):
@@ -74,6 +94,7 @@ class EncodeRole(Role[Event]):
             picture_max_pixels=settings.picture_max_pixels,
             picture_timeout_s=settings.picture_timeout_s,
             pictures_per_product=settings.pictures_per_product,
+            decode_threads=min(os.cpu_count() or 1, DECODING_THREADS_GPU) if self._has_gpu() else DECODING_THREADS_CPU,
         )
 
     async def stop(self) -> None:
@@ -86,24 +107,24 @@ class EncodeRole(Role[Event]):
         request: EncodeRequest = parse(EncodeRequest, message.value)
         return request
 
-    async def prepare(self, batch: Sequence[Delivery[Event]]) -> Pictures:
-        """The pictures of the batch, fetched and decoded side by side."""
+    async def prepare(self, batch: Sequence[Delivery[Event]]) -> Prepared:
+        """The pictures of the batch, fetched and decoded side by side; all that the models need, and a GPU has it."""
         assert self._loader is not None, "start() comes first"
         self.batch_max = self._most()
         requests = [event for event in newest(batch) if isinstance(event, EncodeRequest)]
-        pictures = await self._loader.load_pictures([request.image_links for request in requests])
-        return dict(zip((request.product_id for request in requests), pictures, strict=True))
+        found = await self._loader.load_pictures([request.image_links for request in requests])
+        pictures = dict(zip((request.product_id for request in requests), found, strict=True))
+        return await asyncio.to_thread(self._prepared, requests, pictures) if requests else Prepared({}, {}, None)
 
-    def compute(self, batch: Sequence[Delivery[Event]], prepared: Pictures) -> Outcome:
+    def compute(self, batch: Sequence[Delivery[Event]], prepared: Prepared) -> Outcome:
         """The vectors of each product, or null where it is gone."""
         events = newest(batch)
         requests = [event for event in events if isinstance(event, EncodeRequest)]
-        with self._turns.take(first=self._serves()):
-            encoded = self._encode([_content(request, prepared[request.product_id]) for request in requests])
+        encoded = self._encoded(prepared.products)
         publish = [self._gone(event) for event in events if isinstance(event, Gone)]
         for request, product in zip(requests, encoded, strict=True):
-            publish.append(self._vectors(request, product, prepared[request.product_id]))
-        self._pictures_missing += sum(isinstance(pictures, PictureMissing) for pictures in prepared.values())
+            publish.append(self._vectors(request, product, prepared))
+        self._pictures_missing += sum(isinstance(pictures, PictureMissing) for pictures in prepared.pictures.values())
         return Outcome(publish)
 
     def details(self) -> dict[str, float | int | str]:
@@ -115,14 +136,43 @@ class EncodeRole(Role[Event]):
         most = self._settings.encode_batch
         return most if self._serves() else max(1, most // FILLING_BATCHES)
 
-    def _encode(self, contents: list[ProductContent]) -> list[EncodedProduct]:
+    def _has_gpu(self) -> bool:
+        return self._encoder is not None and self._encoder.device.startswith("cuda")
+
+    def _prepared(self, requests: Sequence[EncodeRequest], pictures: Pictures) -> Prepared:
         assert self._encoder is not None, "start() comes first"
+        assert self._loader is not None
+        first = {product_id: own[0] for product_id, own in pictures.items() if isinstance(own, tuple)}
+        signatures = dict(zip(first, self._loader.over(_signature, first.values()), strict=True))
+        contents = [_content(request, pictures[request.product_id]) for request in requests]
+        products: PreparedProducts | LaunchedProducts | Exception
         try:
-            return self._encoder.encode(contents) if contents else []
+            products = self._encoder.prepare(contents, self._loader.over)
+            if self._has_gpu():
+                products = self._launched(products)
+        except (ValueError, ArithmeticError) as error:  # told in compute: what is prepared may never be asked for
+            products = error
+        return Prepared(pictures, signatures, products)
+
+    def _launched(self, products: PreparedProducts) -> LaunchedProducts:
+        assert self._encoder is not None
+        with self._turns.take(first=self._serves()):
+            return self._encoder.launch(products)
+
+    def _encoded(self, products: PreparedProducts | LaunchedProducts | Exception | None) -> list[EncodedProduct]:
+        if products is None:
+            return []
+        assert self._encoder is not None
+        try:
+            if isinstance(products, Exception):
+                raise products
+            return self._encoder.collect(
+                products if isinstance(products, LaunchedProducts) else self._launched(products)
+            )
         except (ValueError, ArithmeticError) as error:
             raise BadEvent(f"the encoder cannot take this product ({error}): change its words or picture") from error
 
-    def _vectors(self, request: EncodeRequest, product: EncodedProduct, pictures: Any) -> Outgoing:
+    def _vectors(self, request: EncodeRequest, product: EncodedProduct, prepared: Prepared) -> Outgoing:
         assert self._encoder is not None
         vectors = ProductVectors(
             product_id=request.product_id,
@@ -131,8 +181,8 @@ class EncodeRole(Role[Event]):
             image=None if product.image is None else pack_vector(product.image),
             text=None if product.text is None else pack_vector(product.text),
             fused=None if product.fused is None else pack_vector(product.fused),
-            missing=_missing(product, pictures),
-            picture_signature=_signature(pictures),
+            missing=_missing(product, prepared.pictures[request.product_id]),
+            picture_signature=prepared.signatures.get(request.product_id),
         )
         headers = (("content-revision", b"%d" % request.content_revision),)
         return Outgoing(self._vectors_topic, request.product_id.encode(), vectors.model_dump_json().encode(), headers)
@@ -167,9 +217,9 @@ def _content(request: EncodeRequest, pictures: tuple[Picture, ...] | PictureMiss
     )
 
 
-def _signature(pictures: tuple[Picture, ...] | PictureMissing | None) -> str | None:
+def _signature(picture: Picture) -> str:
     """Of the first picture: a shop shows it where it shows one."""
-    return b64encode(sign_picture(pictures[0].array)).decode() if isinstance(pictures, tuple) else None
+    return b64encode(sign_picture(picture.array)).decode()
 
 
 def _missing(product: EncodedProduct, pictures: tuple[Picture, ...] | PictureMissing | None) -> list[Missing]:

@@ -1,4 +1,4 @@
-"""Every contract on the wire, in one file: what each topic's value must be.
+"""Every contract on the wire: what each topic's value must be; those of the learner are in streams.model_events.
 
 Checked by strict models: no coercion, no NaN, no NUL character, bounded lengths. A field that the contract does not
 know is ignored, because shops add fields; `unknown_fields` names it so that it can be counted and warned of.
@@ -111,6 +111,30 @@ class UserClick(Contract):
     segment: Segment = None
 
 
+class PastClick(Contract):
+    """One click of a visitor's history."""
+
+    product_id: Id
+    event: ClickEvent
+    occurred_at: AwareDatetime
+
+
+class UserIdentified(Contract):
+    """A visitor turned out to be this user: the clicks that she made as such become hers, and are not learned again.
+
+    It names the visitor nowhere. A click that the user's history holds already counts once.
+    """
+
+    event_id: Id
+    user_id: Id
+    event: Literal["identify"]
+    occurred_at: AwareDatetime
+    clicks: Annotated[list[PastClick], Field(min_length=1, max_length=1_000)]  # in any order
+
+
+UserEvent = Annotated[UserClick | UserIdentified, Field(discriminator="event")]
+
+
 # --- what Freshet publishes --------------------------------------------------------------------------------------
 
 
@@ -198,81 +222,6 @@ class TrainingExample(Contract):
     eligible: bool = True  # a list might have held the product: the user had not seen it
     segment: Segment = None
     history: list[HistoryClick]
-
-
-class ItemFactors(Contract):
-    """item-factors: one product's row of the next-click model; readers drop lower (epoch, sequence)."""
-
-    product_id: Id
-    epoch: int
-    sequence: int
-    context: str  # (F,) float32
-    target: str  # (F,) float32, context + its offset
-    bias: float
-    clicks: int
-    lately: list[float]  # clicks with the half-lives of encoders.trends.HALF_LIVES, faded until counted_at
-    counted_at: int  # learned clicks of the shop at the product's last click
-    segments: dict[str, float] = {}  # clicks by segment, "" those of all users, with the half-life of encoders.segments
-
-
-class NeighbourRow(Contract):
-    """The products most often clicked after, or together with, one."""
-
-    product_ids: list[Id]
-    shares: str  # (n,) float32, of the clicks that followed
-
-
-class ItemNeighbours(Contract):
-    """item-neighbours: one product's rows of encoders.neighbours; readers drop lower (epoch, sequence)."""
-
-    product_id: Id
-    epoch: int
-    sequence: int
-    after: NeighbourRow
-    together: NeighbourRow
-
-
-class ContentMapRecord(Contract):
-    """model-weights under the key content-map: fused vectors to contents (encoders.content_lift.ContentMap)."""
-
-    name: Literal["content-map"]
-    epoch: int
-    sequence: int
-    mean: str  # (W,) float32
-    axes: str  # (W, D) float32
-    products: int
-    encoder: str | None = None  # fingerprint of the version whose vectors are mapped
-
-
-class SecondStageWeights(Contract):
-    """model-weights under the key second-stage: (D, D) forms of the content lift, and the re-ranker's arrays."""
-
-    name: Literal["second-stage"]
-    epoch: int
-    sequence: int
-    now: int  # learned clicks of the shop
-    lift: dict[str, str]  # name in encoders.content_lift.Lift -> float32
-    encoder: str | None = None  # of the version whose contents the lift is of
-    reranker: dict[str, str]  # name in encoders.reranker.Reranker -> float32
-
-
-class ModelWeights(Contract):
-    """model-weights under the key next-click: what all products share in that model."""
-
-    name: Literal["next-click"]
-    epoch: int
-    sequence: int
-    factors: int  # F
-    position_weights: str  # (L, F) float32
-    gap_weights: str  # (6, F) float32
-    memory_weights: str  # (F,) float32
-    memory_length: int  # LM
-    memory_decay: float
-    examples: int
-    newest_example_at: float  # s since 1970, wall time at which the newest example was learned
-
-
-ModelRecord = Annotated[ModelWeights | ContentMapRecord | SecondStageWeights, Field(discriminator="name")]
 
 
 class ListItem(Contract):

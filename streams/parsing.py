@@ -6,6 +6,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from streams.events import (
@@ -15,6 +16,8 @@ from streams.events import (
     ProductPatch,
     ProductUpsert,
     UserClick,
+    UserEvent,
+    UserIdentified,
     WrongKey,
 )
 
@@ -57,20 +60,38 @@ def parse_catalog_update(key: bytes | None, raw: bytes | None) -> ProductUpsert 
     return update
 
 
-def parse_click(key: bytes | None, raw: bytes | None, *, future_limit_s: float) -> UserClick | None:
+def parse_click(key: bytes | None, raw: bytes | None, *, future_limit_s: float) -> UserEvent | None:
     """A `user-clicks` record; None means: forget the user of this key. Raises BadEvent, or WrongKey."""
     if raw is None:
         parse_key(key)
         return None
-    click: UserClick = parse(UserClick, raw)
-    ahead_s = click.occurred_at.timestamp() - time.time()
+    # Chosen by hand: pydantic's choice would put the event's name before each field that it complains of.
+    event: UserEvent = parse(UserIdentified if _is_identify(raw) else UserClick, raw)
+    _check_time(event.occurred_at, "occurred_at", future_limit_s)
+    if isinstance(event, UserIdentified):
+        for place, click in enumerate(event.clicks):
+            _check_time(click.occurred_at, f"clicks.{place}.occurred_at", future_limit_s)
+    if key != event.user_id.encode():
+        raise WrongKey(event.user_id)
+    return event
+
+
+def _is_identify(raw: bytes) -> bool:
+    if b"identify" not in raw:  # almost always, and nothing is parsed for it
+        return False
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return False  # whichever contract it is held to says what is wrong
+    return isinstance(value, dict) and value.get("event") == "identify"
+
+
+def _check_time(at: datetime, name: str, future_limit_s: float) -> None:
+    ahead_s = at.timestamp() - time.time()
     if ahead_s > future_limit_s:
-        raise BadEvent(f"occurred_at is {ahead_s:.0f} s ahead, the limit is {future_limit_s:.0f} s: check the clock")
-    if click.occurred_at < EARLIEST:
-        raise BadEvent(f"occurred_at {click.occurred_at.isoformat()} is before 1990: is it in the right unit?")
-    if key != click.user_id.encode():
-        raise WrongKey(click.user_id)
-    return click
+        raise BadEvent(f"{name} is {ahead_s:.0f} s ahead, the limit is {future_limit_s:.0f} s: check the clock")
+    if at < EARLIEST:
+        raise BadEvent(f"{name} {at.isoformat()} is before 1990: is it in the right unit?")
 
 
 def parse_key(key: bytes | None) -> str:

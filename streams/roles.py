@@ -243,6 +243,7 @@ def _learner(parts: Parts) -> Runnable:
 
 def _api(parts: Parts) -> Runnable:
     from streams.api.role import Api
+    from streams.door import Door
     from streams.health import Backlogs
     from streams.list_feed import ListFeed
     from streams.live_lists import LiveLists
@@ -272,6 +273,7 @@ def _api(parts: Parts) -> Runnable:
         search=search,
         listed_twice=parts.listed_twice,
         board=StatusBoard(parts.broker, parts.names.worker_status),
+        door=Door(parts.settings, parts.names, parts.broker, parts.publisher, parts.users),
         replicas=parts.replica,
         backlogs=Backlogs(parts.settings, lambda: parts.versions.serving).now,
     )

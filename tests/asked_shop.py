@@ -16,7 +16,8 @@ from store.user_vectors import UserPoint
 from store.users import UserStore
 from store.vectors import OfferPoint, VectorPoint, VectorStore, open_vectors
 from streams.api.role import Api
-from streams.broker import Broker, BrokerUnavailable
+from streams.broker import Broker, BrokerUnavailable, Publisher
+from streams.door import Door
 from streams.health import Backlog
 from streams.list_feed import ListFeed
 from streams.listed_twice import ListedTwice
@@ -71,11 +72,14 @@ class AskedShop:
     ) -> None:
         """load makes the encoder of searches; more is of the settings."""
         self.settings = Settings(home=home, api_port=free_port(), **more)
-        self.products = ProductStore(open_database(None, home, "products"))
-        self.users = UserStore(open_database(None, home, "users"))
+        self.products = ProductStore(open_database(None, home, "products", self.settings.namespace))
+        self.users = UserStore(open_database(None, home, "users", self.settings.namespace))
         self.vectors: VectorStore = open_vectors(None, None, home, "")
         self.shelf = Shelf()
-        self.board = StatusBoard(Broker(self.settings), "worker-status")
+        self.broker = Broker(self.settings)
+        self.publisher = Publisher(self.broker)
+        self.names = topic_names(self.settings, "f")
+        self.board = StatusBoard(self.broker, "worker-status")
         self.replicas = replicas
         self.backlogs: dict[str, Backlog] = {}  # as the broker tells them
         self.listed_twice = ListedTwice(self.shelf, keeps_one=True)
@@ -97,6 +101,7 @@ class AskedShop:
             search=self.search,
             listed_twice=self.listed_twice,
             board=self.board,
+            door=Door(self.settings, self.names, self.broker, self.publisher, self.users),
             replicas=replicas,
             backlogs=lambda: self.backlogs,
         )

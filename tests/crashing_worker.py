@@ -19,7 +19,7 @@ from encoders.next_click import FACTORS
 from encoders.weights import widths_of
 from streams.catalog import CatalogRole
 from streams.clicks import ClicksRole
-from streams.encode import EncodeRole, Event, Pictures
+from streams.encode import EncodeRole, Event, Prepared
 from streams.events import EncodeRequest
 from streams.index import IndexRole
 from streams.lossless import LosslessConsumer
@@ -38,7 +38,7 @@ class DyingEncodeRole(EncodeRole):
         super().__init__(settings, names)
         self._fatal = title
 
-    def compute(self, batch: Sequence[Delivery[Event]], prepared: Pictures) -> Outcome:
+    def compute(self, batch: Sequence[Delivery[Event]], prepared: Prepared) -> Outcome:
         if any(isinstance(event, EncodeRequest) and event.title == self._fatal for _, event in batch):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().compute(batch, prepared)

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from shelves import FullReplica, factors, offer, vectors, weights
 
 from store.database import open_database
+from store.records import Click
 from store.users import UserStore
 from streams.broker import Broker
 from streams.clicks import ClicksRole
+from streams.door import identify_event
 from streams.events import RecommendationList, TrainingExample, UserClick, WrongKey
 from streams.parsing import parse
 from streams.role import Delivery, Message, Outcome
@@ -69,6 +71,12 @@ def click(product_id: str = "tea", *, event_id: str = "e1", user_id: str = "ann"
             "occurred_at": occurred_at,
         }
     )
+
+
+def identify(*product_ids: str, event_id: str = "i1", user_id: str = "ann", at: float = 1e9) -> bytes:
+    """The visitor viewed these products, the newest first, a second apart."""
+    clicks = [Click(product_id, "view_item", at - place) for place, product_id in enumerate(product_ids)]
+    return orjson.dumps(orjson.loads(identify_event(user_id, clicks).model_dump_json()) | {"event_id": event_id})
 
 
 def lists(outcome: Outcome) -> list[RecommendationList]:
@@ -279,6 +287,63 @@ def test_who_clicks_after_being_forgotten_begins_anew_with_a_higher_revision(cli
     assert made.revision == 2
 
 
+def test_a_visitor_s_clicks_join_the_history_by_their_time_in_one_list_and_are_not_learned_again(
+    clicks: Clicks,
+) -> None:
+    now = time.time()
+    outcome = clicks.compute(
+        [
+            clicks.record(click("pot", event_id="e1", at=now - 70)),
+            clicks.record(click("axe", event_id="e2", at=now - 60)),
+            clicks.record(identify("tea", "cup", at=now - 65)),
+            clicks.record(click("pot", event_id="e3", at=now - 50)),
+        ]
+    )
+    row = clicks.users.read(["ann"])["ann"]
+    assert [one.product_id for one in row.clicks] == ["pot", "axe", "tea", "cup", "pot"]
+    assert (row.revision, row.offsets, row.recent_event_ids) == (1, {f"{TOPIC}/3": 3}, ("e3", "i1", "e2", "e1"))
+    (made,) = lists(outcome)
+    assert made.event_ids == ["e1", "e2", "i1", "e3"]
+    assert [example.offset for example in examples(outcome)] == [0, 1, 3]
+    assert [one.product_id for one in examples(outcome)[2].history] == ["axe", "tea", "cup", "pot"]
+    assert clicks.role.details()["identified"] == 1
+
+
+def test_an_identify_event_that_comes_again_adds_nothing(clicks: Clicks) -> None:
+    record = clicks.record(identify("tea", "cup"))
+    clicks.compute([record])
+    before = clicks.users.read(["ann"])["ann"]
+    (again,) = lists(clicks.compute([record]))
+    assert (again.revision, again.event_ids) == (1, ["i1"])
+    assert clicks.users.read(["ann"])["ann"] == before
+    assert lists(clicks.compute([clicks.record(identify("tea", "cup"))])) == [], "a publisher's duplicate"
+    (third,) = lists(clicks.compute([clicks.record(identify("pot", "cup", "tea", event_id="i2", at=1e9 + 1))]))
+    assert (third.revision, third.event_ids) == (3, ["i2"])
+    # Of the second history only the pot is new: the cup was clicked at the time of the tea.
+    assert sorted(one.product_id for one in clicks.users.read(["ann"])["ann"].clicks) == [
+        "cup",
+        "cup",
+        "pot",
+        "tea",
+        "tea",
+    ]
+
+
+def test_a_merged_history_keeps_its_bound_and_its_newest_clicks(tmp_path: Path) -> None:
+    clicks = Clicks(tmp_path, history_clicks=10)
+    clicks.compute([clicks.record(click("tea", event_id=f"e{n}", at=1e9 + n)) for n in range(8)])
+    clicks.compute([clicks.record(identify(*["cup"] * 6, at=1e9 + 7.5))])
+    found = clicks.users.read(["ann"])["ann"].clicks
+    assert "".join(one.product_id[0] for one in found) == "ctctctctct"
+
+
+def test_who_was_forgotten_gets_no_clicks_of_a_visitor_from_before(clicks: Clicks) -> None:
+    record = clicks.record(identify("tea"))
+    clicks.compute([record, clicks.record(None)])
+    assert clicks.compute([record]).publish == []
+    assert clicks.users.read(["ann"]) == {}
+
+
 def test_a_click_under_another_key_is_told_its_right_one(clicks: Clicks) -> None:
     with pytest.raises(WrongKey, match="'bob'"):
         clicks.role.parse(clicks.record(click(user_id="bob"), key="ann"))
@@ -288,6 +353,7 @@ EVENTS = st.lists(
     st.one_of(
         st.tuples(st.sampled_from(["ann", "bob"]), st.sampled_from(["tea", "cup", "?"]), st.integers(0, 12)),
         st.tuples(st.sampled_from(["ann", "bob"]), st.none(), st.none()),
+        st.tuples(st.sampled_from(["ann", "bob"]), st.just("identify"), st.integers(0, 2)),
     ),
     min_size=1,
     max_size=14,
@@ -302,11 +368,13 @@ EVENTS = st.lists(
 def test_whatever_is_replayed_after_deaths_counts_once(
     tmp_path_factory: pytest.TempPathFactory, events: list[tuple[str, str | None, int | None]], deaths: list[Any]
 ) -> None:
+    def value(user: str, product: str | None, event: int | None) -> bytes | None:
+        if product == "identify":
+            return identify("tea", "pot", event_id=f"i{event}", user_id=user, at=1e9 + (event or 0))
+        return None if product is None else click(product, event_id=f"e{event}", user_id=user)
+
     def records(clicks: Clicks) -> list[Message]:
-        return [
-            clicks.record(None if product is None else click(product, event_id=f"e{event}", user_id=user), key=user)
-            for user, product, event in events
-        ]
+        return [clicks.record(value(*event), key=event[0]) for event in events]
 
     calm = Clicks(tmp_path_factory.mktemp("calm"))
     once = [calm.compute([record]) for record in records(calm)]

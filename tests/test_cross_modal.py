@@ -8,20 +8,16 @@ from hypothesis import strategies as st
 
 from encoders.cross_modal import CrossModalEncoder, CrossModalShape, OtherShape
 from encoders.retrieval import recall_at, unit_or_zero
-from encoders.sequences import TokenSet, padded, part_tokens
+from encoders.sequences import Ragged, TokenSet, padded, part_tokens
 from encoders.training.align import contrast
-from encoders.training.cross_modal import (
-    PRODUCTS_MIN,
-    CrossModalRule,
-    TooFewProducts,
-    train_cross_modal,
-)
+from encoders.training.cross_modal import PRODUCTS_MIN, CrossModalRule, left, teach_cross_modal
+from encoders.training.loop import CannotTrain, Progress, Run
 from encoders.training.processes import ALONE
 from encoders.weights import FUSION_RECIPE
 
 V, T, PLACES = 10, 8, 4
 SHAPE = CrossModalShape(V, T, width=32, layers=2, heads=4, rows=2, columns=2, pieces=6)
-RULE = CrossModalRule(epochs=30, batch=50, learning_rate=3e-3, dropout=0.0, unseen=0.2, apart=1.0)
+RULE = CrossModalRule(layers=2, width=32, epochs=6, batch=25, learning_rate=3e-3, dropout=0.0, unseen=0.2, apart=1.0)
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +25,7 @@ def one_thread() -> None:
     torch.set_num_threads(1)  # more wait for each other on a busy machine
 
 
-def shop(count: int, seed: int = 0) -> tuple[TokenSet, TokenSet]:
+def sets(count: int, seed: int = 0) -> tuple[list[TokenSet | None], list[TokenSet | None]]:
     """Pictures of four places and texts of two to five pieces that tell of the same six facts, each in its own way."""
     chance = np.random.default_rng(7)
     to_picture, to_words = chance.normal(size=(6, V)), chance.normal(size=(6, T))
@@ -41,7 +37,20 @@ def shop(count: int, seed: int = 0) -> tuple[TokenSet, TokenSet]:
         pieces = fact @ to_words + 0.3 * chance.normal(size=(chance.integers(2, 6), T))
         pictures.append(part_tokens([(regions.astype(np.float32), 1.0)]))
         texts.append(part_tokens([(pieces.astype(np.float32), 1.0)]))
+    return pictures, texts
+
+
+def shop(count: int, seed: int = 0) -> tuple[TokenSet, TokenSet]:
+    """The same as batches."""
+    pictures, texts = sets(count, seed)
     return padded(pictures, V), padded(texts, T, 5)
+
+
+def taught(count: int, rule: CrossModalRule, run: Run = Run(), order: np.ndarray | None = None) -> CrossModalEncoder:  # noqa: B008
+    """The encoder that learned from a shop, whose texts are those of other products where there is an order."""
+    pictures, texts = sets(count)
+    texts = texts if order is None else [texts[row] for row in order]
+    return teach_cross_modal(Ragged.joined(pictures, V), Ragged.joined(texts, T), (2, 2), np.arange(count), rule, run)
 
 
 def trained_a_little() -> CrossModalEncoder:
@@ -85,23 +94,22 @@ def test_the_contrast_of_two_pairs_is_the_one_worked_by_hand() -> None:
 
 
 def test_it_learns_which_words_belong_to_pictures_that_it_has_never_seen() -> None:
-    image, text = shop(400)
     new_image, new_text = shop(100, seed=1)
-    losses: list[float] = []
-    encoder = train_cross_modal(image, text, shape=SHAPE, rule=RULE, told=lambda _, loss: losses.append(loss))
+    steps: list[Progress] = []
+    encoder = taught(200, RULE, Run(told=steps.append))
     every = list(range(100))
 
-    def found(taught: CrossModalEncoder) -> float:
-        pictures = taught.encode(new_image, without(new_text, every)).vectors
-        return recall_at(taught.encode(without(new_image, every), new_text).vectors, pictures, 1)
+    def found(encoder: CrossModalEncoder) -> float:
+        pictures = encoder.encode(new_image, without(new_text, every)).vectors
+        return recall_at(encoder.encode(without(new_image, every), new_text).vectors, pictures, 1)
 
     assert found(CrossModalEncoder(SHAPE)) < 0.1  # chance is .01
     assert found(encoder) > 0.5
-    assert len(losses) == RULE.epochs
-    assert losses[-1] < losses[0] / 2
-    order = np.random.default_rng(0).permutation(400)
-    shuffled = train_cross_modal(image, TokenSet(text.states[order], text.shares[order]), shape=SHAPE, rule=RULE)
-    assert found(shuffled) < 0.1
+    epochs = steps[-1].epochs
+    assert len(epochs) == RULE.epochs
+    assert epochs[-1]["loss"] < epochs[0]["loss"] / 2
+    order = np.random.default_rng(0).permutation(200)
+    assert found(taught(200, RULE._replace(epochs=4), order=order)) < 0.1
 
 
 @settings(deadline=None)
@@ -169,7 +177,7 @@ def test_places_and_the_order_of_words_count_once_it_is_trained() -> None:
 def test_the_same_seed_gives_the_same_parameters_and_they_can_be_kept() -> None:
     image, text = shop(60)
     rule = RULE._replace(epochs=2, dropout=0.1)
-    one, same, other = (train_cross_modal(image, text, shape=SHAPE, rule=rule, seed=seed) for seed in (3, 3, 4))
+    one, same, other = (taught(60, rule, Run(seed)) for seed in (3, 3, 4))
     for name, array in one.state().items():
         np.testing.assert_array_equal(array, same.state()[name])
     assert not np.array_equal(one.state()["query"], other.state()["query"])
@@ -187,11 +195,34 @@ def test_regions_that_were_made_shorter_are_taken_whole_by_the_same_encoder() ->
     assert found.vectors == pytest.approx(expected.vectors, abs=1e-5)
 
 
-def test_half_precision_tokens_will_do() -> None:
-    image, text = (TokenSet(tokens.states.astype(np.float16), tokens.shares) for tokens in shop(PRODUCTS_MIN))
-    encoder = train_cross_modal(image, text, rule=RULE._replace(epochs=1))
-    assert encoder.shape == CrossModalShape(V, T, rows=2, columns=2)
-    assert np.isfinite(encoder.encode(image, text).vectors).all()
+def test_half_precision_will_do_and_products_of_which_something_is_missing_teach_too() -> None:
+    pictures, texts = sets(2 * PRODUCTS_MIN)
+    pictures[1:5], texts[4:8] = [None] * 4, [None] * 4  # of the fifth nothing is known
+    halves = [Ragged.joined(pictures, V), Ragged.joined(texts, T)]
+    image, text = (side._replace(states=side.states.astype(np.float16)) for side in halves)
+    rule = RULE._replace(epochs=2, batch=4, precision="bfloat16")
+    encoder = teach_cross_modal(image, text, (2, 2), np.arange(2 * PRODUCTS_MIN), rule)
+    assert encoder.shape == CrossModalShape(V, T, 32, 2, 4, rows=2, columns=2)
+    rows = np.arange(2 * PRODUCTS_MIN)
+    found = encoder.encode(image.of(rows, PLACES), text.of(rows)).vectors
+    assert np.linalg.norm(found, axis=1) == pytest.approx((rows != 4).astype(float), abs=1e-5)
+    assert not np.array_equal(encoder.state()["piece_places"], CrossModalEncoder(encoder.shape).state()["piece_places"])
+
+
+def test_tokens_one_after_the_other_are_the_batch_that_padded_makes_of_them() -> None:
+    texts = sets(6)[1]
+    texts[2] = None
+    ragged, rows = Ragged.joined(texts, T), np.array([4, 2, 0])
+    for made, expected in zip(ragged.of(rows, 9), padded([texts[row] for row in rows], T, 9), strict=True):
+        np.testing.assert_array_equal(made, expected)
+    none = Ragged.joined([None, None], T).of(np.arange(2))
+    assert (none.states.shape, none.shares.any()) == ((2, 1, T), False)
+
+
+def test_what_is_left_of_shares_adds_up_to_what_they_did_and_never_to_nothing() -> None:
+    shares = torch.tensor([[0.2, 0.3, 0.5], [0.5, 0.5, 0.0]])
+    seen = torch.tensor([[True, True, False], [False, False, True]])
+    assert left(shares, seen).numpy() == pytest.approx(np.array([[0.4, 0.6, 0], [0.5, 0.5, 0]]))
 
 
 def test_no_products_have_no_vectors() -> None:
@@ -233,11 +264,15 @@ def test_tokens_of_another_encoder_and_heads_that_do_not_divide_are_refused() ->
 
 
 def test_too_few_products_and_broken_tokens_are_refused() -> None:
+    with pytest.raises(CannotTrain, match="7 products have a picture and words: give at least 8"):
+        taught(PRODUCTS_MIN - 1, RULE)
+    with pytest.raises(CannotTrain, match="5 heads do not divide the width 32: take one that they divide"):
+        taught(PRODUCTS_MIN, RULE._replace(heads=5))
+    pictures, texts = (Ragged.joined(tokens, width) for tokens, width in zip(sets(8), (V, T), strict=True))
+    texts.states[0, 0] = np.nan
+    with pytest.raises(CannotTrain, match="a token is not finite: encode the products again"):
+        teach_cross_modal(pictures, texts, (2, 2), np.arange(8), RULE)
     image, text = shop(PRODUCTS_MIN)
-    with pytest.raises(TooFewProducts, match="7 products have a picture or words: give at least 8"):
-        train_cross_modal(without(image, [0]), without(text, [0]), shape=SHAPE, rule=RULE)
     text.states[0, 0, 0] = np.nan
-    with pytest.raises(ValueError, match="a token is not finite: encode the products again"):
-        train_cross_modal(image, text, shape=SHAPE, rule=RULE)
     with pytest.raises(FloatingPointError, match="a fused vector is not finite"):
         CrossModalEncoder(SHAPE).encode(image, text)

@@ -255,9 +255,42 @@ def test_what_the_encoder_cannot_take_is_a_bad_event(
     def not_finite(*_: Any) -> None:
         raise FloatingPointError("a value is not finite")
 
-    monkeypatch.setattr(ProductEncoder, "encode", not_finite)
+    monkeypatch.setattr(ProductEncoder, "collect", not_finite)
     with pytest.raises(BadEvent, match=r"cannot take this product \(a value is not finite\): change its words or"):
         run(started, requests.message("red", request("red")))
+
+
+def test_a_gpu_has_the_next_batch_before_it_is_done_with_this_one(
+    started: tuple[asyncio.Runner, EncodeRole], requests: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, role = started
+    batches = [delivered(role, [requests.message(key, request(key, f"{key}.png"))]) for key in ("red", "blue")]
+    expected = [role.compute(batch, runner.run(role.prepare(batch))) for batch in batches]
+    order = []
+    launch, collect = ProductEncoder.launch, ProductEncoder.collect
+    monkeypatch.setattr(ProductEncoder, "launch", lambda *given: (order.append("launch"), launch(*given))[1])
+    monkeypatch.setattr(ProductEncoder, "collect", lambda *given: (order.append("collect"), collect(*given))[1])
+    monkeypatch.setattr(EncodeRole, "_has_gpu", lambda _: True)
+    prepared = [runner.run(role.prepare(batch)) for batch in batches]
+    assert order == ["launch", "launch"]
+    made = [role.compute(*both) for both in zip(batches, prepared, strict=True)]
+    assert order[2:] == ["collect", "collect"]
+    assert [outcome.publish for outcome in made] == [outcome.publish for outcome in expected]
+
+
+def test_what_fails_while_it_is_prepared_fails_when_its_turn_comes(
+    started: tuple[asyncio.Runner, EncodeRole], requests: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_finite(*_: Any) -> None:
+        raise FloatingPointError("a value is not finite")
+
+    runner, role = started
+    batch = delivered(role, [requests.message("red", request("red"))])
+    monkeypatch.setattr(ProductEncoder, "launch", not_finite)
+    monkeypatch.setattr(EncodeRole, "_has_gpu", lambda _: True)
+    prepared = runner.run(role.prepare(batch))
+    with pytest.raises(BadEvent, match=r"cannot take this product \(a value is not finite\)"):
+        role.compute(batch, prepared)
 
 
 def test_a_version_that_is_filled_takes_a_quarter_of_a_batch_until_it_serves(tmp_path: Path) -> None:

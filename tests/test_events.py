@@ -13,10 +13,13 @@ from hypothesis.extra.numpy import arrays
 
 from streams.events import (
     BadEvent,
+    PastClick,
     ProductDelete,
     ProductPatch,
     ProductUpsert,
     UserClick,
+    UserEvent,
+    UserIdentified,
     WrongKey,
     pack_vector,
     unpack_vector,
@@ -31,10 +34,12 @@ CLICK: dict[str, Any] = {
     "event": "view_item",
     "occurred_at": NOW.isoformat(),
 }
+PAST = {"product_id": "cup", "event": "purchase", "occurred_at": NOW.isoformat()}
+IDENTIFY = {"event_id": "i1", "user_id": "anna", "event": "identify", "occurred_at": NOW.isoformat(), "clicks": [PAST]}
 TEA: dict[str, Any] = {"op": "upsert", "product_id": "tea", "title": "Green tea"}
 
 
-def click(raw: bytes | None, key: bytes | None = b"anna") -> UserClick | None:
+def click(raw: bytes | None, key: bytes | None = b"anna") -> UserEvent | None:
     return parse_click(key, raw, future_limit_s=300.0)
 
 
@@ -67,6 +72,44 @@ def test_a_click_may_name_a_segment_and_an_empty_one_is_none(told: Any, segment:
 
 def test_a_null_click_means_forget_this_user() -> None:
     assert click(None) is None
+
+
+def test_an_identify_event_carries_the_clicks_of_a_visitor() -> None:
+    parsed = click(changed(IDENTIFY))
+    assert isinstance(parsed, UserIdentified)
+    assert (parsed.event_id, parsed.user_id, parsed.occurred_at) == ("i1", "anna", NOW)
+    assert parsed.clicks == [PastClick(product_id="cup", event="purchase", occurred_at=NOW)]
+    assert isinstance(click(changed(CLICK, product_id="identify")), UserClick)
+
+
+BAD_IDENTIFIES = {
+    "no clicks": (changed(IDENTIFY, clicks=...), r"^clicks: Field required"),
+    "an empty history": (changed(IDENTIFY, clicks=[]), r"^clicks: .*at least 1 item"),
+    "too many": (changed(IDENTIFY, clicks=[PAST] * 1_001), r"^clicks: .*at most 1000 items"),
+    "a click of no product": (changed(IDENTIFY, clicks=[PAST, {**PAST, "product_id": ""}]), r"^clicks.1.product_id: "),
+    "an identify in the past": (changed(IDENTIFY, clicks=[{**PAST, "event": "identify"}]), r"^clicks.0.event: "),
+    "a click far ahead": (
+        changed(IDENTIFY, clicks=[PAST, {**PAST, "occurred_at": (NOW + timedelta(hours=1)).isoformat()}]),
+        r"^clicks.1.occurred_at is [23]\d\d\d s ahead",
+    ),
+    "a click of long ago": (
+        changed(IDENTIFY, clicks=[{**PAST, "occurred_at": "1970-01-20T00:00:00Z"}]),
+        r"^clicks.0.occurred_at .*before 1990",
+    ),
+    "another kind of event": (changed(IDENTIFY, event="glance"), r"product_id: Field required.*event: .*'view_item'"),
+    "cut off": (changed(IDENTIFY)[:-1], r"Invalid JSON.*EOF"),
+}
+
+
+@pytest.mark.parametrize(("raw", "reason"), BAD_IDENTIFIES.values(), ids=BAD_IDENTIFIES)
+def test_a_bad_identify_event_says_what_is_wrong(raw: bytes, reason: str) -> None:
+    with pytest.raises(BadEvent, match=reason):
+        click(raw)
+
+
+def test_an_identify_event_under_another_key_names_the_right_one() -> None:
+    with pytest.raises(WrongKey, match="the key should be 'anna'"):
+        click(changed(IDENTIFY), b"cookie")
 
 
 BAD_CLICKS = {
@@ -256,7 +299,7 @@ def test_a_click_with_any_value_in_a_field_is_a_click_or_bad(field: str, value: 
         parsed = click(changed(CLICK, **{field: value}), key)
     except (BadEvent, WrongKey):
         return
-    assert isinstance(parsed, UserClick)
+    assert isinstance(parsed, UserClick)  # an identify carries clicks
     assert key == parsed.user_id.encode()
     assert parsed.occurred_at.timestamp() <= time.time() + 300
 

@@ -15,9 +15,9 @@ from store.database import open_database
 from store.leases import LeaseLost, take_lease
 from streams.broker import Broker, Publisher
 from streams.embedded_broker import EmbeddedBroker
-from streams.events import ItemFactors, ModelWeights
 from streams.example_reader import ExampleReader
 from streams.learner import Learner
+from streams.model_events import ItemFactors, ModelWeights
 from streams.ports import free_port
 from streams.settings import Settings
 from streams.shelf import Shelf

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from encoders.next_click_training import FactorsDiverged
 from store.history import EVENTS
 from streams.assortment import Assortment
-from streams.events import BadEvent, ItemFactors, ItemNeighbours, ModelRecord, ModelWeights, SecondStageWeights
+from streams.events import BadEvent
 from streams.examples import (
     PAGE,
     PAGES,
@@ -27,6 +27,7 @@ from streams.examples import (
 )
 from streams.factors import factor_records
 from streams.learning import Learning
+from streams.model_events import ItemFactors, ItemNeighbours, ModelRecord, ModelWeights, SecondStageWeights
 from streams.pace import Pace
 from streams.parsing import parse
 from streams.settings import Settings

@@ -108,7 +108,7 @@ def test_a_click_leads_to_look_alikes_and_who_is_forgotten_is_among_them_no_more
     producer.flush()
 
     with worker(settings):
-        users = f"http://127.0.0.1:{settings.api_port}/users"
+        users = f"http://127.0.0.1:{settings.api_port}/v1/users"
         # Ann is (1, 0, 0, .., 1); Bob (1, .5, 0, .., 1.5); Eve (0, 0, 1, .., 1): Bob is nearer.
         made = until(f"{users}/ann/look-alikes", 90, lambda answer: names_of(answer) == ["bob", "eve"])
         assert [one["clicked"] for one in made["users"]] == [
@@ -117,13 +117,14 @@ def test_a_click_leads_to_look_alikes_and_who_is_forgotten_is_among_them_no_more
         ]
         assert made["users"][1]["score"] == pytest.approx(0.5, abs=1e-5)
 
-        producer.send(names.user_clicks, key=b"bob", value=None)
-        producer.flush()
+        forgotten = httpx.delete(f"{users}/bob", trust_env=False)
+        assert (forgotten.status_code, forgotten.json()["forgotten"]) == (200, True)
+        assert httpx.get(f"{users}/bob", trust_env=False).status_code == 404
         until(f"{users}/ann/look-alikes", FORGOTTEN_WITHIN_S, lambda answer: names_of(answer) == ["eve"])
         until(f"{users}/bob/look-alikes", FORGOTTEN_WITHIN_S, lambda answer: answer.status_code == 404)
         # There is one partition: who is found now was written after Bob was removed.
-        producer.send(names.user_clicks, key=b"zoe", value=click("axe", event_id="zoe-0", user_id="zoe"))
-        producer.flush()
+        zoe = {"user_id": "zoe", "product_id": "axe", "event": "view_item"}
+        assert httpx.post(f"{users[:-6]}/events/clicks", json=zoe, trust_env=False).status_code == 202
         producer.close()
         until(f"{users}/ann/look-alikes", 30, lambda answer: "zoe" in (names_of(answer) or []))
 

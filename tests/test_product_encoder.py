@@ -5,6 +5,7 @@ import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from encoders import weights
+from encoders.image import BadPicture
 from encoders.product import EncodedProduct, ProductContent, ProductEncoder, UnknownDevice, product_content
 from encoders.version import Version
 from encoders.weights import UnknownSource, find_weights, fingerprint_of, widths_of
@@ -78,6 +80,25 @@ def test_a_batch_equals_singles_and_its_order_permutes_the_output(encoder: Produ
     backwards = encoder.encode(BATCH[::-1])[::-1]
     assert max(map(closeness, together, singles)) < 1e-5
     assert max(map(closeness, together, backwards)) < 1e-5
+
+
+def test_batches_prepared_side_by_side_and_launched_before_any_is_collected_are_encoded_as_ever(
+    encoder: ProductEncoder,
+) -> None:
+    batches = [BATCH[:2], BATCH[2:], []]
+    with ThreadPoolExecutor(3) as threads, ThreadPoolExecutor(2) as resizing:
+        prepared = list(threads.map(lambda batch: encoder.prepare(batch, resizing.map), batches))
+    launched = [encoder.launch(each) for each in prepared]
+    for batch, each in list(zip(batches, launched, strict=True))[::-1]:
+        for _ in range(2):  # a batch is collected again after an outage
+            collected = encoder.collect(each)
+            assert len(collected) == len(batch)
+            assert max(map(closeness, collected, encoder.encode(batch)), default=0.0) < 1e-6
+
+
+def test_what_is_no_picture_is_refused_while_it_is_prepared(encoder: ProductEncoder) -> None:
+    with ThreadPoolExecutor(2) as resizing, pytest.raises(BadPicture, match=r"a picture is uint8 \(4, 4\): pass RGB"):
+        encoder.prepare([BATCH[0], ProductContent("", (np.zeros((4, 4), np.uint8),))], resizing.map)
 
 
 def test_details_shift_the_words_less_than_the_headline_does(encoder: ProductEncoder) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from encoders.reduction import CannotReduce, fit_lda, fit_pca
+from encoders.reduction import CannotReduce, fit_lda, fit_pca, principal_axes
 
 
 def cloud(spreads: list[float], count: int = 400) -> np.ndarray:
@@ -57,3 +57,10 @@ def test_what_cannot_be_reduced_is_told() -> None:
     vectors[0, 0] = np.inf
     with pytest.raises(CannotReduce, match="not finite"):
         fit_pca(vectors, 1)
+
+
+def test_principal_axes_are_those_of_the_longest_vectors_and_take_no_mean_off() -> None:
+    vectors = np.array([[0, 3, 0], [0, 3, 0], [1, 0, 0], [-1, 0, 0]], np.float32)
+    axes = principal_axes(vectors, 2)
+    assert np.abs(axes) == pytest.approx(np.array([[0, 1], [1, 0], [0, 0]]), abs=1e-6)
+    assert principal_axes(vectors, 9).shape == (3, 3)

@@ -31,9 +31,9 @@ from encoders.segments import (
 )
 from store.history import History
 from store.records import Click
-from streams.events import ItemFactors
 from streams.factors import factor_records
 from streams.learning import Learning
+from streams.model_events import ItemFactors
 from streams.parsing import parse
 from streams.ranking import Ranker
 from streams.replicas import shelf_topics

@@ -11,7 +11,7 @@ from encoders.cross_modal import CrossModalEncoder, CrossModalShape
 from encoders.fusion import Score
 from encoders.product import ProductContent, ProductEncoder, product_content
 from encoders.sequences import TokenSet
-from encoders.token_fusion import CROSS_MODAL, SEQUENCES, laid_over, sequences_state
+from encoders.token_fusion import CROSS_MODAL, RECIPES, SEQUENCES, laid_over, sequences_state
 from encoders.version import UnusableVersion, Version, read_version, write_version
 from streams.explain import explain
 
@@ -121,3 +121,26 @@ def test_two_kinds_and_arrays_that_do_not_fit_are_refused() -> None:
     lacking = Version(IMAGE, TEXT, {k: a for k, a in cross_modal().arrays.items() if k != CROSS_MODAL + "query"})
     with pytest.raises(UnusableVersion, match=r"encoder is not whole \('query' is in the shape, .*teach it again"):
         ProductEncoder(lacking, "cpu")
+
+
+def test_a_product_goes_through_each_network_once_and_has_the_vectors_that_two_passes_give(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoder = ProductEncoder(VERSIONS["dot"], "cpu")
+    twice = ProductEncoder(Version(IMAGE, TEXT), "cpu").encode(batch())
+    for side in (encoder._image, encoder._text):
+        monkeypatch.setattr(side, "encode", lambda _: pytest.fail("the network is run again"))
+    for once, expected in zip(encoder.encode(batch()), twice, strict=True):
+        for name in ("image", "text"):
+            assert getattr(once, name) == pytest.approx(getattr(expected, name), abs=1e-5)
+    monkeypatch.undo()
+    assert encoder.encode([]) == []
+
+
+@pytest.mark.parametrize("kind", [CROSS_MODAL, SEQUENCES])
+def test_another_forward_pass_is_another_fingerprint(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fingerprints = [(cross_modal().fingerprint, sequences("dot").fingerprint)]
+    monkeypatch.setitem(RECIPES, kind, "another")
+    fingerprints.append((cross_modal().fingerprint, sequences("dot").fingerprint))
+    changed = [before != after for before, after in zip(*fingerprints, strict=True)]
+    assert changed == [kind == CROSS_MODAL, kind == SEQUENCES]

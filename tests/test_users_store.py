@@ -4,6 +4,7 @@ import subprocess
 import sys
 import typing
 import uuid
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +59,31 @@ def test_a_history_reads_like_the_tuple_that_it_was_made_of(
     assert history.with_newest(new, limit) == (new + clicks)[:limit]
     assert history != (*clicks, OLDER)
     assert history != History.of((*clicks, OLDER))
+
+
+def test_merged_histories_are_by_time_and_what_both_hold_counts_once() -> None:
+    a, b, c = Click("a", "view_item", 1.0), Click("b", "view_item", 2.0), Click("c", "view_item", 3.0)
+    twice = Click("b", "purchase", 2.0)
+    hers = History.of((c, a, a))  # the same click twice, as two events
+    assert hers.merged_with((twice, b, a), 9) == (c, twice, b, a, a)
+    assert hers.merged_with((twice, b, a), 2) == (c, twice)
+    assert hers.merged_with((a, a, a), 9) == (c, a, a, a)
+    assert History.of(()).merged_with((a, c), 9) == (c, a)
+
+
+few = st.lists(st.builds(Click, st.sampled_from("ab"), st.just("view_item"), st.sampled_from([1.0, 2.0])), max_size=6)
+
+
+@given(mine=few, others=few, limit=st.integers(0, 8))
+def test_to_merge_the_same_clicks_again_changes_nothing(mine: list[Click], others: list[Click], limit: int) -> None:
+    once = History.of(mine).merged_with(others, limit)
+    assert once.merged_with(others, limit) == once
+    assert once.merged_with(others[1:], limit) == once
+    assert sorted(once.times, reverse=True) == once.times.tolist()
+    whole = History.of(mine).merged_with(others, 12)
+    assert whole[:limit] == once
+    assert {click: max(mine.count(click), others.count(click)) for click in whole} == Counter(whole)
+    assert set(whole) == {*mine, *others}
 
 
 def test_an_event_that_no_contract_knows_cannot_be_kept() -> None:

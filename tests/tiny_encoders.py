@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,16 @@ class TinyEncoder:
         self._pause_s = pause_s
 
     def encode(self, batch: Sequence[ProductContent]) -> list[EncodedProduct]:
+        return self.collect(self.launch(self.prepare(batch)))
+
+    def prepare(self, batch: Sequence[ProductContent], over: Any = map) -> Sequence[ProductContent]:  # noqa: ARG002
+        return batch
+
+    def launch(self, batch: Sequence[ProductContent]) -> Sequence[ProductContent]:
         time.sleep(self._pause_s * len(batch))
+        return batch
+
+    def collect(self, batch: Sequence[ProductContent]) -> list[EncodedProduct]:
         vectors = [
             {name: tiny_vector(self.fingerprint, product.text, width) for name, width in self.widths.items()}
             for product in batch

@@ -123,7 +123,7 @@ def train(task: nn.Module, examples: int, rule: Pace, run: Run, chance: np.rando
     pace = _pace(optimizer, rule, rule.epochs * batches)
     precision = _precision(rule.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
-    together = DistributedDataParallel(task, find_unused_parameters=False) if world > 1 else task
+    together = DistributedDataParallel(task, find_unused_parameters=False) if run.processes.connected else task
     if not run.processes.is_first:
         torch.manual_seed(run.seed + run.processes.rank)  # each process drops other values
     parts: dict[str, Any] = {"optimizer": optimizer, "pace": pace, "scaler": scaler}

@@ -22,6 +22,7 @@ class Processes(NamedTuple):
     rank: int = 0
     world: int = 1
     local_rank: int = 0  # on this machine: which of its GPUs
+    connected: bool = False  # by torch.distributed, also where torchrun started only this one
 
     @property
     def is_first(self) -> bool:
@@ -35,7 +36,7 @@ class Processes(NamedTuple):
 
     def gathered(self, rows: "Tensor") -> "Tensor":
         """(B / world, D) of each process to (B, D) by rank; gradients go back to whose rows they are."""
-        if self.world == 1:
+        if not self.connected:
             return rows
         import torch
         from torch.distributed.nn.functional import all_gather
@@ -44,7 +45,7 @@ class Processes(NamedTuple):
 
     def agreed(self, value: Value) -> Value:
         """What the first process has."""
-        if self.world == 1:
+        if not self.connected:
             return value
         from torch.distributed import broadcast_object_list
 
@@ -54,7 +55,7 @@ class Processes(NamedTuple):
 
     def from_all(self, value: Value) -> list[Value]:
         """What each process has, by rank."""
-        if self.world == 1:
+        if not self.connected:
             return [value]
         from torch.distributed import all_gather_object
 
@@ -64,7 +65,7 @@ class Processes(NamedTuple):
 
     def wait(self) -> None:
         """Until all are here."""
-        if self.world > 1:
+        if self.connected:
             from torch.distributed import barrier
 
             barrier()
@@ -76,13 +77,17 @@ ALONE = Processes()
 @contextmanager
 def training_processes(device: str = "cpu") -> Iterator[Processes]:
     """The processes of this training, connected (by NCCL on GPUs, else by Gloo) until the end of the block."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun sets both
         yield ALONE
         return
-    from torch import distributed
+    from torch import cuda, distributed
 
-    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    is_cuda = device.startswith("cuda")
+    if is_cuda:  # NCCL sends what is no tensor through the current GPU, which else all processes would share
+        cuda.set_device(local_rank if device == "cuda" else device)
+    distributed.init_process_group("nccl" if is_cuda else "gloo", timeout=PATIENCE)
     try:
-        yield Processes(distributed.get_rank(), distributed.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+        yield Processes(distributed.get_rank(), distributed.get_world_size(), local_rank, connected=True)
     finally:
         distributed.destroy_process_group()

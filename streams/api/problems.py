@@ -35,10 +35,12 @@ class Problem(JSONResponse):
         detail: str,
         errors: Sequence[Mapping[str, Any]] = (),
         headers: Mapping[str, str] | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
-        """errors: each {"at": where in the request, "detail": what is wrong with it}."""
+        """errors: each {"at": where in the request, "detail": what is wrong with it}; more: members of this problem."""
         content: dict[str, Any] = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-        super().__init__(content | ({"errors": list(errors)} if errors else {}), status, headers)
+        content |= ({"errors": list(errors)} if errors else {}) | dict(more or {})
+        super().__init__(content, status, headers)
 
 
 def handle_errors(app: FastAPI) -> None:
@@ -89,11 +91,11 @@ def _malformed(_: Request, error: Exception) -> Problem:
 
 
 def _store_away(_: Request, away: Exception) -> Problem:
-    return Problem(503, f"a store does not answer: {away}; try again in a moment", headers=_again())
+    return Problem(503, f"a store does not answer: {away}; try again in a moment", headers=again())
 
 
 def _broker_away(_: Request, away: Exception) -> Problem:
-    return Problem(503, f"the broker does not answer: {away}; try again in a moment", headers=_again())
+    return Problem(503, f"the broker does not answer: {away}; try again in a moment", headers=again())
 
 
 def _stale(_: Request, ended: Exception) -> Problem:
@@ -106,12 +108,13 @@ def _bad_query(_: Request, bad: Exception) -> Problem:
 
 
 def _loading(_: Request, loading: Exception) -> Problem:
-    return Problem(503, str(loading), headers=_again())
+    return Problem(503, str(loading), headers=again())
 
 
 def _no_search(_: Request, unknown: Exception) -> Problem:
     return Problem(503, f"no search: {unknown}")
 
 
-def _again() -> dict[str, str]:
+def again() -> dict[str, str]:
+    """Headers of an answer that may be another one in a moment."""
     return {"Retry-After": str(RETRY_AFTER_S)}

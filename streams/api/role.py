@@ -1,4 +1,5 @@
-"""The api role: what is recommended, found and alike, and all that is held of a user or a product, over HTTP.
+"""The api role: what is recommended, found and alike, and all that is held of a user or a product, over HTTP; and the
+door for events.
 
 Every answer is JSON; an error is a problem document, whose `detail` says what to do next.
 """
@@ -19,8 +20,10 @@ from store.users import UserStore
 from store.vectors import VectorStore
 from streams.api.access import Access, Guard, names_loopback
 from streams.api.encoder_routes import encoder_routes
+from streams.api.event_routes import event_routes
 from streams.api.list_routes import list_routes
 from streams.api.operation_routes import probe_routes, status_routes
+from streams.api.person_routes import person_routes
 from streams.api.problems import handle_errors
 from streams.api.product_routes import product_routes
 from streams.api.search_routes import search_routes
@@ -28,6 +31,7 @@ from streams.api.shelf_routes import shelf_routes
 from streams.api.user_routes import user_routes
 from streams.api.views import Replicas, Views
 from streams.broker import end
+from streams.door import Door
 from streams.health import Backlog, Backlogs
 from streams.list_feed import ListFeed
 from streams.listed_twice import ListedTwice
@@ -68,6 +72,7 @@ class Api:
         search: Search,
         listed_twice: ListedTwice,
         board: StatusBoard,
+        door: Door,
         replicas: Replicas,
         backlogs: Callable[[], Mapping[str, Backlog]] | None = None,
     ) -> None:
@@ -93,6 +98,8 @@ class Api:
         asked.include_router(search_routes(search, self.views, access))
         asked.include_router(encoder_routes(EncoderStore(products.engine), vectors, products, access))
         asked.include_router(status_routes(board, counts, backlogs or Backlogs(settings).now, access))
+        asked.include_router(event_routes(door, access))
+        asked.include_router(person_routes(door, access))
         asked.include_router(list_routes(lists, feed, self.views, access))
         asked.include_router(shelf_routes(shelf_lists, self.views, access))
         asked.include_router(user_routes(users, look_alikes, self.views, access))

@@ -76,7 +76,7 @@ def figures(
     fusion  that was taught; None: one is fitted to what the heads were taught on
     """
     facts = facts_of(labelled.products)
-    untrained, by_score = _untrained(features, facts)
+    untrained, by_score = untrained_vectors(features, facts)
     aligned = {"image_aligned": heads.pictures(features.image), "words_aligned": heads.words(features.words)}
     with suppress(CannotReduce):
         own = fitted(features, parts.taught, heads) if fusion is None else fusion
@@ -106,11 +106,11 @@ def markdown(found: Figures) -> str:
     ]
     chance = ["by chance", *(f"{depth / asked:.3f}" if asked else "" for depth in DEPTHS)]
     alike = [
-        [name.replace("_", " "), *(_shown(found[f"same_{label}_at_1"][name]) for label in ("type", "colour"))]
+        [name.replace("_", " "), *(shown(found[f"same_{label}_at_1"][name]) for label in ("type", "colour"))]
         for name in found["same_type_at_1"]
     ]
     widths = [
-        [width, *(_shown(found["same_type_at_1_by_width"][name].get(width, np.nan)) for name in REDUCTIONS)]
+        [width, *(shown(found["same_type_at_1_by_width"][name].get(width, np.nan)) for name in REDUCTIONS)]
         for width in WIDTHS
     ]
     parts = [
@@ -122,7 +122,7 @@ def markdown(found: Figures) -> str:
         "The nearest of all other products has the same label:",
         table(("vectors", "type", "colour"), alike),
         "The same of fused vectors by the score of the attention, type:",
-        table(tuple(found["same_type_at_1_by_score"]), [[*map(_shown, found["same_type_at_1_by_score"].values())]]),
+        table(tuple(found["same_type_at_1_by_score"]), [[*map(shown, found["same_type_at_1_by_score"].values())]]),
         "The same of fused vectors that were made shorter, type:",
         table(("width", *(name.replace("_", " ") for name in REDUCTIONS)), widths),
     ]
@@ -135,7 +135,7 @@ def _titles_alone(features: Features, asked: Rows) -> NDArray[np.float32]:
     return np.concatenate([title, title, np.broadcast_to(average, title.shape)], axis=1)
 
 
-def _untrained(
+def untrained_vectors(
     features: Features, facts: NDArray[np.float32]
 ) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
     """Vectors as an encode role publishes them, and the fused ones by the score of the attention."""
@@ -165,5 +165,5 @@ def _by_width(vectors: NDArray[np.float32], types: Sequence[str], parts: Split) 
     return found
 
 
-def _shown(value: float) -> str:
+def shown(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.3f}"

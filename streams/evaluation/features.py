@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from encoders.attributes import encode_facts, price_band, product_facts
 from encoders.fusion import rows_or_zeros
-from encoders.image import ImageEncoder
-from encoders.product import product_content, use_device
+from encoders.image import ImageEncoder, Pixels
+from encoders.product import ProductContent, product_content, use_device
 from encoders.retrieval import unit_or_zero
 from encoders.taught_fusion import Words
 from encoders.text import TextEncoder
@@ -95,7 +95,7 @@ async def _features_of(
     products: Sequence[ProductUpsert], folder: Path, kept: Path, settings: Settings, told: Told
 ) -> Features:
     folder = pictures_of(folder, settings.pictures_root)
-    made_of = _identity(products, folder, settings)
+    made_of = identity_of(products, folder, settings)
     path = kept / f"features-{made_of[:12]}.npz"
     arrays = read_kept(path, made_of)
     done = len(arrays["title"]) if arrays else 0
@@ -103,8 +103,7 @@ async def _features_of(
     told(done, len(products))
     if done < len(products):
         reader, saved_at = _Reader(settings), time.monotonic()
-        limits = {name: getattr(settings, name) for name in PICTURE_LIMITS}
-        async with PictureLoader(pictures_root=folder, pictures_per_product=1, **limits) as loader:
+        async with picture_loader(folder, settings) as loader:
             for begin in range(done, len(products), AT_ONCE):
                 some = products[begin : begin + AT_ONCE]
                 parts.append(reader.read(some, await loader.load_pictures([product.image_links for product in some])))
@@ -118,7 +117,13 @@ async def _features_of(
     return _joined(parts)
 
 
-def _identity(products: Sequence[ProductUpsert], folder: Path, settings: Settings) -> str:
+def picture_loader(folder: Path, settings: Settings) -> PictureLoader:
+    """Loads the first picture of each product, by its link or below the folder."""
+    limits = {name: getattr(settings, name) for name in PICTURE_LIMITS}
+    return PictureLoader(pictures_root=folder, pictures_per_product=1, **limits)
+
+
+def identity_of(products: Sequence[ProductUpsert], folder: Path, settings: Settings) -> str:
     """Hexadecimal, of all that the features depend on; pictures count by their size and the time of their change."""
     told = [fingerprint_of(settings.image_encoder, settings.text_encoder), settings.picture_max_bytes]
     pictures = [folder / link for product in products for link in product.image_links]
@@ -152,17 +157,23 @@ def read_again(features: Features, products: Sequence[ProductUpsert], encoder: T
 
 def texts_of(products: Sequence[ProductUpsert]) -> list[tuple[str, str, str]]:
     """Title, headline and details of each, as an encoder reads them."""
-    contents = [
+    return [(each.title, each.text, each.details) for each in contents_of(products, [()] * len(products))]
+
+
+def contents_of(products: Sequence[ProductUpsert], pictures: Sequence[Sequence[Pixels]]) -> list[ProductContent]:
+    """All that an encoder reads of each."""
+    return [
         product_content(
             title=product.title,
             brand=product.brand,
             category=product.category,
             attributes=product.attributes,
             description=product.description,
+            price_band=price_band(product.price.amount if product.price else None),
+            pictures=own,
         )
-        for product in products
+        for product, own in zip(products, pictures, strict=True)
     ]
-    return [(product.title, each.text, each.details) for product, each in zip(products, contents, strict=True)]
 
 
 def _said(encoder: TextEncoder, products: Sequence[ProductUpsert]) -> Vectors:

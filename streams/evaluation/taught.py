@@ -6,25 +6,30 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from encoders.taught_fusion import PREFIX, TaughtFusion
+from encoders.token_fusion import CROSS_MODAL, RECIPES
 from encoders.version import UnusableVersion, Version, read_version, write_version
 from streams.evaluation.features import Features
 from streams.settings import Settings
 
+if TYPE_CHECKING:
+    from encoders.cross_modal import CrossModalEncoder
+
 About = Mapping[str, Any]
 
 
-def write_taught(folder: Path, settings: Settings, fusion: TaughtFusion, about: About) -> Version:
-    """The folder is the settings' encoders with this fusion.
+def write_taught(folder: Path, settings: Settings, fusion: "TaughtFusion | CrossModalEncoder", about: About) -> Version:
+    """The folder is the settings' encoders with this fusion; a cross-modal encoder is one of whole regions.
 
     about  JSON values: the task, its rule, the seed, the checksum of what it learned from, figures, and under "taught"
            the hashes of the products that it learned from
     """
-    arrays = {PREFIX + name: array for name, array in fusion.state().items()}
+    prefix = PREFIX if isinstance(fusion, TaughtFusion) else CROSS_MODAL
+    arrays = {prefix + name: array for name, array in fusion.state().items()}
     version = Version(settings.image_encoder, settings.text_encoder, arrays, made(about))
     write_version(folder, version)
     return version
@@ -36,11 +41,8 @@ def made(about: About) -> dict[str, Any]:
     return {**about, "command": command, "made_at": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
-def read_taught(folder: Path, settings: Settings, features: Features | None = None) -> tuple[TaughtFusion, About]:
-    """The fusion of a version, and what is told about it. Raises UnusableVersion.
-
-    features  that it is to fit
-    """
+def read_fitting(folder: Path, settings: Settings) -> Version:
+    """The version, which is of the settings' encoders. Raises UnusableVersion."""
     version = read_version(folder)
     theirs, ours = (
         (each.image_source, each.text_source)
@@ -50,6 +52,21 @@ def read_taught(folder: Path, settings: Settings, features: Features | None = No
         raise UnusableVersion(
             f"{folder} is of the encoders {' and '.join(theirs)}, these are {' and '.join(ours)}: set "
             "FRESHET_IMAGE_ENCODER and FRESHET_TEXT_ENCODER, or teach it again"
+        )
+    return version
+
+
+def read_taught(folder: Path, settings: Settings, features: Features | None = None) -> tuple[TaughtFusion, About]:
+    """The fusion of a version, and what is told about it. Raises UnusableVersion.
+
+    features  that it is to fit
+    """
+    version = read_fitting(folder, settings)
+    if version.kind in RECIPES:
+        raise UnusableVersion(
+            f"{folder} attends to tokens: it has neither heads nor a fusion to go on from. `freshet encoders evaluate "
+            f"SHOP --sequences --version {folder}` tells what it is worth, `freshet encoders add {folder}` makes it "
+            "known; elsewhere name a folder that `freshet train align` or `fuse` made"
         )
     if (fusion := version.taught_fusion()) is None:
         raise UnusableVersion(f"{folder} has no taught fusion: name a folder that `freshet train align` or `fuse` made")

@@ -14,7 +14,7 @@ from streams.evaluation.encoder_figures import HELD_OUT_SHARE, Rows, Split, fitt
 from streams.evaluation.features import Features
 from streams.evaluation.labelled import Labelled
 from streams.evaluation.report import table
-from streams.evaluation.taught import hashes, read_taught, write_taught
+from streams.evaluation.taught import About, hashes, read_taught, write_taught
 from streams.training.clicked import earlier_and_later, next_found, read_pairs
 from streams.training.runs import checksum, finished, run_of
 from streams.training.searching import FUSE, searched
@@ -71,16 +71,24 @@ def train_fuse(
 def begin(session: Session, features: Features, start: Path | None) -> tuple[TaughtFusion, Split]:
     """The fusion to begin with, and which products it may learn from; without a version, heads are taught now."""
     options = session.options
-    parts = split(len(features.title), options.seed)
     if start is None:
+        parts = split(len(features.title), options.seed)
         run = Run(options.seed, options.device, options.threads)
         heads = teach(features, parts.taught, AlignmentRule(), run)
         return fitted(features, parts.taught, heads, options.seed), parts
     fusion, about = read_taught(start, session.settings, features)
+    return fusion._replace(mix=None), parts_of(features, about, options.seed)
+
+
+def parts_of(features: Features, about: About, seed: int) -> Split:
+    """What a version has not seen is held out from what learns after it; of another shop's, a fifth drawn by the seed.
+
+    about  what is told of the version
+    """
     is_taught = np.isin(hashes(features), about.get("taught", []))
-    if is_taught.any():  # what the heads have not seen is held out from W too
-        parts = Split(np.flatnonzero(is_taught), np.flatnonzero(~is_taught))
-    return fusion._replace(mix=None), parts
+    if is_taught.any():
+        return Split(np.flatnonzero(is_taught), np.flatnonzero(~is_taught))
+    return split(len(features.title), seed)
 
 
 def fused_figures(
@@ -102,6 +110,6 @@ def fused_figures(
 
 def told_of(found: dict[str, dict[str, float]], held_out: int) -> str:
     """The figures as a Markdown table."""
-    names = list(found["fused taught"])
+    names = list(dict.fromkeys(name for own in found.values() for name in own))
     rows = [[kind, *(f"{own[name]:.3f}" if name in own else "" for name in names)] for kind, own in found.items()]
     return f"{held_out:,} products held out:\n\n{table(('vectors', *(name.replace('_', ' ') for name in names)), rows)}"

@@ -13,6 +13,7 @@ from encoders.training.processes import Processes, training_processes
 from streams.cli_encoders import read_shop
 from streams.evaluation.features import Features
 from streams.evaluation.labelled import Labelled, NotLabelled, read_columns, read_labelled
+from streams.evaluation.tokens import KeptTokens, tokens_of
 from streams.settings import Settings
 from streams.terminal import Failure, progress_bars
 from streams.training.runs import Options
@@ -31,6 +32,13 @@ class Session(NamedTuple):
     def shop(self, folder: Path, columns: str) -> tuple[Labelled, Features]:
         """The products and what frozen encoders see of them. Raises Failure."""
         return self._first_then_others(lambda: read_shop(folder, columns, self.settings, self.bars))
+
+    def tokens(self, labelled: Labelled, folder: Path) -> KeptTokens:
+        """What frozen encoders see of the products' parts."""
+        bar = self.bars.add_task("encoding parts", total=len(labelled.products))
+        told = lambda done, _: self.bars.update(bar, completed=done)  # noqa: E731
+        kept = self.settings.home / "encoders"
+        return self._first_then_others(lambda: tokens_of(labelled.products, folder, kept, self.settings, told))
 
     def products(self, folder: Path, columns: str) -> Labelled:
         """The products alone. Raises Failure."""

@@ -1,4 +1,4 @@
-"""How fast the encoders are: batch and single, threads, eight bits and ONNX beside torch; a GPU where there is one.
+"""How fast the encoders are: batch and single, threads, eight bits and ONNX beside torch. A GPU: encoders_cuda.
 
 What is compared runs in turns, so that whatever else the machine does slows both.
 """
@@ -23,7 +23,6 @@ from encoders.version import Version
 from encoders.weights import find_weights
 from streams.evaluation.compressed import write_folder
 from streams.settings import Settings
-from tests.bench.encoders_cuda import on_cuda
 from tests.bench.products import drawn_contents
 from tests.bench.report import Figure
 from tests.bench.stage import Sizes, Tell
@@ -35,7 +34,7 @@ Reader = Callable[[Sequence[Any]], object]
 
 
 async def encoders(kafka: LocalKafka, sizes: Sizes, tell: Tell) -> list[Figure]:  # noqa: ARG001 (nothing goes over Kafka)
-    """Products per second on a CPU, and on a GPU where there is one."""
+    """Products per second on a CPU."""
     return await asyncio.to_thread(_all, sizes, tell)
 
 
@@ -55,8 +54,6 @@ def _all(sizes: Sizes, tell: Tell) -> list[Figure]:
         figures += _figures("pictures", ImageEncoder, of_image, pictures)
         tell("products, on a CPU")
         figures += _whole_path(settings, contents)
-        if torch.cuda.is_available():
-            figures += on_cuda(settings, contents, tell)
         return figures
 
 

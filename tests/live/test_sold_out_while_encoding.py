@@ -13,7 +13,7 @@ from system import System, running
 
 from streams.drawings import COLOURS, PATTERNS
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.kafka, pytest.mark.alone, pytest.mark.timeout(400)]
 
 OLD, NEW = 60, 5_000
 CLICKS_PER_S = 50
