@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Vector = NDArray[np.float32]
 Vectors = NDArray[np.float32]
+QueryVectors = tuple[Vector | None, Vector | None]
+"""Of words or of a picture: their own vector and the fused one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +113,15 @@ class ProductEncoder:
         self.device = device = use_device(device, threads)
         self.version = version
         self.fingerprint = version.fingerprint
-        self.widths = version.widths
+        self.widths, self.feature_widths = version.widths, version.feature_widths
         self._image = ImageEncoder(image_weights, device=device)
         self._text = TextEncoder(text_weights, device=device)
         try:
-            self.token_fusion = token_fusion(version.arrays, self.widths, device)  # None: it attends to no tokens
+            # None: it attends to no tokens
+            self.token_fusion = token_fusion(version.arrays, self.feature_widths, device)
         except ValueError as error:  # a parameter is missing, or of another shape
             raise UnusableVersion(f"the version's encoder is not whole ({error}): teach it again") from error
-        self._fusion = version.taught_fusion() or Fusion(self.widths)
+        self._fusion = version.taught_fusion() or Fusion(self.feature_widths)
 
     def encode(self, batch: Sequence[ProductContent]) -> list[EncodedProduct]:
         """The vectors of each product, in the batch's order, the same whatever else is in the batch.
@@ -165,12 +168,15 @@ class ProductEncoder:
         headlines, details, titles = read[:B], read[B : 2 * B], read[2 * B :]
         texts = _weighed(headlines, details)
         facts = encode_facts([product.facts for product in batch])
-        V, T = self.widths["image"], self.widths["text"]
+        V, T = self.feature_widths["image"], self.feature_widths["text"]
         if isinstance(self._fusion, Fusion):
             fused = self._fusion.fuse(Modalities(rows_or_zeros(images, V), rows_or_zeros(texts, T), facts))
         else:
             words = Words(rows_or_zeros(titles, T), rows_or_zeros(headlines, T), rows_or_zeros(details, T))
-            fused = self._fusion.fuse(rows_or_zeros(images, V), words, facts)
+            seen = rows_or_zeros(images, V)
+            fused = self._fusion.fuse(seen, words, facts)
+            if (alone := self._fusion.alone) is not None:
+                images, texts = _there(alone.image(seen), images), _there(alone.text(words.joined), texts)
         return _encoded(images, texts, fused)
 
     def tokens(self, batch: Sequence[ProductContent]) -> list[ProductTokens]:
@@ -190,39 +196,45 @@ class ProductEncoder:
         So a fused cosine with both is, up to a factor, the weighted sum of those with each. Empty if nothing is asked
         for. The same whatever else is in the batch.
         """
-        alone = []
-        for words, picture, words_weight, image_weight in queries:
-            pictures = (picture,) if picture is not None and image_weight > 0 else ()
-            alone += [ProductContent(words if words_weight > 0 else ""), ProductContent("", pictures)]
-        encoded = self.encode(alone)
-        return [self._query_vectors(*one) for one in zip(queries, encoded[::2], encoded[1::2], strict=True)]
+        words = [query.words if query.words_weight > 0 else "" for query in queries]
+        pictures = [query.picture if query.image_weight > 0 else None for query in queries]
+        if self.token_fusion is not None:
+            by_words = self.encode([ProductContent(text) for text in words])
+            by_pictures = self.encode([ProductContent("", () if one is None else (one,)) for one in pictures])
+            said = [(one.text, one.fused) for one in by_words]
+            seen = [(one.image, one.fused) for one in by_pictures]
+        else:
+            features = iter(self._image.encode([one for one in pictures if one is not None]))
+            said = [self._of_query("text", feature) for feature in self._text.encode(words)]
+            seen = [self._of_query("image", None if one is None else next(features)) for one in pictures]
+        return [self._mixed(*one) for one in zip(queries, said, seen, strict=True)]
 
-    def _query_vectors(self, query: ProductQuery, said: EncodedProduct, seen: EncodedProduct) -> dict[str, Vector]:
-        """Of a query, from its words and its picture as products."""
-        asked = {
-            "text": (said.text, said.fused, query.words_weight),
-            "image": (seen.image, seen.fused, query.image_weight),
-        }
+    def _mixed(self, query: ProductQuery, said: QueryVectors, seen: QueryVectors) -> dict[str, Vector]:
+        """The vectors of a query, of those of its words and of its picture."""
+        asked = {"text": (*said, query.words_weight), "image": (*seen, query.image_weight)}
         vectors: dict[str, Vector] = {}
         total = np.zeros(self.widths["fused"], np.float32)
         for name, (vector, fused, weight) in asked.items():
             if vector is not None and fused is not None:
                 vectors[name] = vector
-                alone = fused if self.token_fusion is not None else self._fuse_query(**{name: vector})
-                total += np.float32(weight) * alone
+                total += np.float32(weight) * fused
         return {**vectors, "fused": unit_rows(total[None])[0]} if vectors else {}
 
-    def _fuse_query(self, *, image: Vector | None = None, text: Vector | None = None) -> Vector:
-        """(D,) of a picture or of words without a product: nothing else is known."""
-        images, texts = rows_or_zeros([image], self.widths["image"]), rows_or_zeros([text], self.widths["text"])
+    def _of_query(self, name: str, feature: Vector | None) -> QueryVectors:
+        """Its own vector and the fused one, of a picture or of words without a product: nothing else is known."""
+        if feature is None:
+            return None, None
+        images, texts = (
+            rows_or_zeros([feature if own == name else None], self.feature_widths[own]) for own in ("image", "text")
+        )
         facts = encode_facts([()])
         if isinstance(self._fusion, Fusion):
-            fused = self._fusion.fuse(Modalities(images, texts, facts))
-        else:  # what is said of products besides, on average
-            details = np.zeros_like(texts) if text is None else self._fusion.details[None]
-            fused = self._fusion.fuse(images, Words(texts, texts, details), facts)
-        vector: Vector = fused[0]
-        return vector
+            return feature, self._fusion.fuse(Modalities(images, texts, facts))[0]
+        words = self._fusion.asked(texts)
+        fused: Vector = self._fusion.fuse(images, words, facts)[0]
+        if (alone := self._fusion.alone) is None:
+            return feature, fused
+        return (alone.image(images) if name == "image" else alone.text(words.joined))[0], fused
 
     def _vectors_and_tokens(
         self, batch: Sequence[ProductContent]
@@ -266,6 +278,11 @@ def use_device(name: str, threads: int) -> str:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UnknownDevice(f"there is no device {name!r} here: take auto or cpu")
     return name
+
+
+def _there(vectors: Vectors, features: Sequence[Vector | None]) -> list[Vector | None]:
+    """Of the rows (B, W) those of features that there are."""
+    return [None if own is None else vector for vector, own in zip(vectors, features, strict=True)]
 
 
 def _encoded(images: Sequence[Vector | None], texts: Sequence[Vector | None], fused: Vectors) -> list[EncodedProduct]:

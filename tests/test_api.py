@@ -384,7 +384,7 @@ async def test_it_runs_until_it_is_stopped_and_tells_its_state(tmp_path: Path) -
                 await asyncio.sleep(0.05)
         assert "api: no answer from Kafka at 127.0.0.1:1" in found["missing"]
         assert api.status()["state"] == "waiting"
-        for _ in range(100):
+        for _ in range(2_400):  # the first time, what ranks is compiled
             if (await client.get("/v1/users/u/recommendations")).status_code == 200:
                 break
             await asyncio.sleep(0.05)

@@ -131,17 +131,19 @@ async def running(tmp_path: Path, tansu: EmbeddedBroker) -> AsyncIterator[Runnin
     shop.fill()
     await asyncio.to_thread(create_topics, shop.settings, topic_names(shop.settings, "f"))
     running = Running(shop)
-    await running.publish("ann/1", 99, "c")  # before the api began to read: nobody's news
-    async with asyncio.timeout(20):
-        await shop.feed.is_following.wait()
-        while not shop.api.views.are_full:
-            await asyncio.sleep(0.01)
-    yield running
-    shop.api.stop()
-    await asyncio.wait_for(running.task, 10)
-    await running.client.aclose()
-    await running.publisher.stop()
-    shop.vectors.close()
+    try:
+        await running.publish("ann/1", 99, "c")  # before the api began to read: nobody's news
+        async with asyncio.timeout(120):  # the first time, what ranks is compiled
+            await shop.feed.is_following.wait()
+            while not shop.api.views.are_full:
+                await asyncio.sleep(0.01)
+        yield running
+    finally:
+        shop.api.stop()
+        await asyncio.wait_for(running.task, 10)
+        await running.client.aclose()
+        await running.publisher.stop()
+        shop.vectors.close()
 
 
 async def test_a_stream_begins_with_the_list_of_this_moment_and_goes_on_with_each_newer_one(

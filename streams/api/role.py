@@ -31,6 +31,7 @@ from streams.api.shelf_routes import shelf_routes
 from streams.api.user_routes import user_routes
 from streams.api.views import Replicas, Views
 from streams.broker import end
+from streams.compiling import compile_ranking
 from streams.door import Door
 from streams.health import Backlog, Backlogs
 from streams.list_feed import ListFeed
@@ -90,7 +91,7 @@ class Api:
         self._access = Access(
             KeyStore(products.engine), is_loopback=self._is_loopback, requests_per_s=settings.api_requests_per_s
         )
-        self.views = Views(replicas)
+        self.views = Views(replicas, compile_ranking)
         self._answered = 0
         self._started = False
         access, counts = self._access, {"products": products.counts, "users": users.counts, "vectors": vectors.count}
