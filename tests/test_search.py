@@ -96,9 +96,9 @@ def shop(encoder: ProductEncoder, tmp_path_factory: pytest.TempPathFactory) -> I
         named = {name: getattr(encoded, name) for name in encoder.widths}
         present = {name: vector for name, vector in named.items() if vector is not None}
         shop.vectors.put_vectors([VectorPoint(product_id, 1, present)])
-    thread = threading.Thread(target=lambda: asyncio.run(shop.api.run()))
+    thread = threading.Thread(target=lambda: asyncio.run(shop.api.run()), daemon=True)
     thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120  # what ranks may have to be compiled
     while shop.api.status()["state"] != "running":
         assert time.monotonic() < deadline
         time.sleep(0.02)
