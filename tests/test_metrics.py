@@ -23,9 +23,9 @@ from test_api import status_of
 from store.keys import KeyStore
 from streams.api.board_metrics import HOPS, KINDS_MAX, OTHER
 from streams.dead_letters import dead_letter
+from streams.filters import BadQuery
 from streams.health import Backlog
 from streams.latencies import LATELY_S, Latencies
-from streams.search import BadQuery
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 RUNBOOK = (DEPLOY.parent / "docs" / "runbook.md").read_text(encoding="utf-8")
@@ -146,7 +146,7 @@ def test_searches_are_timed_by_what_was_searched_by_and_failed_ones_are_not(
         assert code == (200 if query else 422)
     samples = scraped(shop)
     for kind in ("words", "picture", "both"):
-        assert sample(samples, "freshet_search_duration_seconds_count", kind=kind) == 1
+        assert sample(samples, "freshet_search_duration_seconds_count", kind=kind, mode="hybrid") == 1
 
 
 def test_a_stream_is_open_until_it_ends_and_is_timed_until_it_begins(shop: AskedShop) -> None:

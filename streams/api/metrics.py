@@ -67,8 +67,8 @@ class Metrics:
         )  # fmt: skip
         self._searches_s = Histogram(
             "freshet_search_duration_seconds",
-            "Time of a search that was answered, by what was searched by: words, picture or both.",
-            ("kind",),
+            "Time of a search that was answered, by what was searched by (words, picture, both) and by which halves.",
+            ("kind", "mode"),
             buckets=BUCKETS_S,
             registry=self.registry,
         )
@@ -92,8 +92,8 @@ class Metrics:
         """One more is open (1), or one less (-1)."""
         self._open_streams.inc(change)
 
-    def _count_search(self, kind: str, took_s: float) -> None:
-        self._searches_s.labels(kind).observe(took_s)
+    def _count_search(self, kind: str, mode: str, took_s: float) -> None:
+        self._searches_s.labels(kind, mode).observe(took_s)
 
 
 class Measured:
@@ -130,7 +130,7 @@ class Measured:
 class _TimedSearch:
     """A Search in all but its `find`."""
 
-    def __init__(self, search: Search, observe: Callable[[str, float], None]) -> None:
+    def __init__(self, search: Search, observe: Callable[[str, str, float], None]) -> None:
         self._search = search
         self._observe = observe
 
@@ -139,7 +139,7 @@ class _TimedSearch:
         found = self._search.find(query, *more)
         has_words, has_picture = bool(query.q.strip()), bool(getattr(query, "picture", None))
         kind = "both" if has_words and has_picture else "picture" if has_picture else "words"
-        self._observe(kind, time.perf_counter() - begun)
+        self._observe(kind, query.mode, time.perf_counter() - begun)
         return found
 
     def __getattr__(self, name: str) -> Any:

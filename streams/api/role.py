@@ -104,7 +104,7 @@ class Api:
         self.metrics = Metrics(BoardCollector(board, backlogs, self.letters, replays.letters))
         access, counts = self._access, {"products": products.counts, "users": users.counts, "vectors": vectors.count}
         asked = APIRouter(prefix="/v1")
-        asked.include_router(search_routes(self.metrics.timed(search), access))
+        asked.include_router(search_routes(self.metrics.timed(search), self.views, access))
         asked.include_router(encoder_routes(EncoderStore(products.engine), vectors, products, access))
         asked.include_router(status_routes(board, counts, backlogs, access))
         asked.include_router(letter_routes(self.letters, replays, access))
