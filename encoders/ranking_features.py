@@ -30,12 +30,12 @@ COLD_CLICKS = 5  # a product with fewer is new
 JUST_LOOKED_AT = 3  # clicks: what the user has just looked at is no candidate
 
 HISTORY = 50  # clicks that are read
-_BY_SCORE, _COLD_BY_SCORE, _BY_LIFT, _COLD_BY_LIFT, _BY_NEIGHBOURS = 120, 40, 20, 20, 30
-CANDIDATES_MAX = _BY_SCORE + _COLD_BY_SCORE + _BY_LIFT + _COLD_BY_LIFT + 2 * _BY_NEIGHBOURS  # or, without history,
+BY_SCORE, COLD_BY_SCORE, BY_LIFT, COLD_BY_LIFT, BY_NEIGHBOURS = 120, 40, 20, 20, 30
+CANDIDATES_MAX = BY_SCORE + COLD_BY_SCORE + BY_LIFT + COLD_BY_LIFT + 2 * BY_NEIGHBOURS  # or, without history,
 # the best sellers of a segment in place of neighbours
 NEAR_CLICKS = 8  # whose content is compared one by one
-_RECENT, _AFTER_DECAY, _ALL_DECAY = 5, 0.7, 0.95
-_NO_SHARE = 1e-4  # added to a share before its logarithm: a share of some ten thousandths says nothing
+NEIGHBOUR_CLICKS, AFTER_DECAY, _ALL_DECAY = 5, 0.7, 0.95
+NO_SHARE = 1e-4  # added to a share before its logarithm: a share of some ten thousandths says nothing
 
 
 class Knowledge(NamedTuple):
@@ -133,12 +133,12 @@ def _take(found: Rows, count: int, taken: int, candidates: Rows, place: Rows) ->
 
 
 @compiled
-def _take_neighbours(
+def take_neighbours(
     table: Neighbours, decay: float, listable: Mask, history: Rows, s: Scratch, taken: int, candidates: Rows
 ) -> int:
     """Append the listable products with the largest shares in the rows of the last clicks."""
     touched, weight = 0, np.float32(1.0)
-    for row in history[:_RECENT]:
+    for row in history[:NEIGHBOUR_CLICKS]:
         if row >= 0:
             for place in range(table.ids.shape[1]):
                 neighbour = table.ids[row, place]
@@ -150,12 +150,12 @@ def _take_neighbours(
                         touched += 1
                     s.sums[neighbour] += weight * table.shares[row, place] + np.float32(1e-9)
         weight *= np.float32(decay)
-    found = np.empty(_BY_NEIGHBOURS, np.int32)
+    found = np.empty(BY_NEIGHBOURS, np.int32)
     sums = np.empty(touched, np.float32)
     for at in range(touched):
         sums[at] = s.sums[s.touched[at]]
         s.sums[s.touched[at]] = 0.0
-    count = top(sums, np.ones(touched, np.bool_), _BY_NEIGHBOURS, found)
+    count = top(sums, np.ones(touched, np.bool_), BY_NEIGHBOURS, found)
     for at in range(count):
         found[at] = s.touched[found[at]]
     return _take(found, count, taken, candidates, s.place)
@@ -173,12 +173,12 @@ def find_candidates(k: Knowledge, scores: Floats, listable: Mask, history: Rows,
     last clicks.
     """
     products = len(scores)
-    found = np.empty(_BY_SCORE, np.int32)
+    found = np.empty(BY_SCORE, np.int32)
     cold = s.cold[:products]
     for row in range(products):
         cold[row] = listable[row] and k.clicks[row] < COLD_CLICKS
-    taken = _take(found, top(scores, listable, _BY_SCORE, found), 0, candidates, s.place)
-    taken = _take(found, top(scores, cold, _COLD_BY_SCORE, found), taken, candidates, s.place)
+    taken = _take(found, top(scores, listable, BY_SCORE, found), 0, candidates, s.place)
+    taken = _take(found, top(scores, cold, COLD_BY_SCORE, found), taken, candidates, s.place)
     last, recent = np.empty(k.content.shape[1], np.float32), np.empty(k.content.shape[1], np.float32)
     lift_queries(k.lift, k.content, history, last, recent)
     lifts = s.lifts[:products]
@@ -190,10 +190,10 @@ def find_candidates(k: Knowledge, scores: Floats, listable: Mask, history: Rows,
             total += last[d] * k.content[row, d]
         lifts[row] = total
     if len(history):
-        taken = _take(found, top(lifts, listable, _BY_LIFT, found), taken, candidates, s.place)
-        taken = _take(found, top(lifts, cold, _COLD_BY_LIFT, found), taken, candidates, s.place)
-        taken = _take_neighbours(k.after, _AFTER_DECAY, listable, history, s, taken, candidates)
-        taken = _take_neighbours(k.together, 1.0, listable, history, s, taken, candidates)
+        taken = _take(found, top(lifts, listable, BY_LIFT, found), taken, candidates, s.place)
+        taken = _take(found, top(lifts, cold, COLD_BY_LIFT, found), taken, candidates, s.place)
+        taken = take_neighbours(k.after, AFTER_DECAY, listable, history, s, taken, candidates)
+        taken = take_neighbours(k.together, 1.0, listable, history, s, taken, candidates)
     for row in candidates[:taken]:
         s.place[row] = ABSENT
     return taken
@@ -228,7 +228,7 @@ def _neighbour_features(shares: Floats, decay: float, column: int, out: Floats) 
     recent, every = np.float32(1.0), np.float32(1.0)
     recents, everies = np.float32(0.0), np.float32(0.0)
     for click in range(clicks):
-        if click < _RECENT:
+        if click < NEIGHBOUR_CLICKS:
             recents += recent
             for at in range(count):
                 of_recent[at] += recent * shares[click, at]
@@ -240,9 +240,9 @@ def _neighbour_features(shares: Floats, decay: float, column: int, out: Floats) 
     recents, everies = max(recents, np.float32(1.0)), max(everies, np.float32(1.0))
     for at in range(count):
         of_last = shares[0, at] if clicks else np.float32(0.0)
-        out[at, column] = np.log(of_last + np.float32(_NO_SHARE))
-        out[at, column + 1] = np.log(of_recent[at] / recents + np.float32(_NO_SHARE))
-        out[at, column + 2] = np.log(of_all[at] / everies + np.float32(_NO_SHARE))
+        out[at, column] = np.log(of_last + np.float32(NO_SHARE))
+        out[at, column + 1] = np.log(of_recent[at] / recents + np.float32(NO_SHARE))
+        out[at, column + 2] = np.log(of_all[at] / everies + np.float32(NO_SHARE))
 
 
 @compiled
@@ -320,5 +320,5 @@ def fill_click_features(
                 best, total, known = max(best, cosine), total + cosine, known + 1
         out[at, COSINE_BEST] = best if known else np.float32(0.0)
         out[at, COSINE_MEAN] = total / np.float32(max(1, known))
-    _neighbour_features(after, _AFTER_DECAY, AFTER, out)
+    _neighbour_features(after, AFTER_DECAY, AFTER, out)
     _neighbour_features(together, 1.0, TOGETHER, out)

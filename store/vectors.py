@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from store.conditions import ANY, Conditions
 from store.user_vectors import EMBEDDING, ForgottenUser, UserPoint, UserVectors
 
 VECTOR_NAMES = ("image", "text", "fused")
@@ -47,15 +48,6 @@ class Hit:
     product_id: str
     score: float  # cosine, -1 to 1
     payload: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class PriceRange:
-    """Prices in one currency, both ends included; None: no end."""
-
-    currency: str
-    lowest: float | None = None
-    highest: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,25 +107,29 @@ class VectorStore(UserVectors, Protocol):
         *,
         listable_only: bool = True,
         exclude: Collection[str] = (),
-        brand: str | None = None,
-        category: str | None = None,
-        availability: str | None = None,
-        price: PriceRange | None = None,
+        conditions: Conditions = ANY,
         fingerprint: str | None = None,
     ) -> list[Hit]:
         """The products whose vector of that name has the highest cosine, best first.
 
         There are `limit` of them wherever so many meet the conditions.
 
-        exclude       product ids that are not wanted
-        category      one that stands anywhere in the product's category path
-        availability  as an offer has it; of one that is sold out only if not listable_only
-        price         a product without a price is in no range
+        exclude     product ids that are not wanted
+        conditions  the availability of one that is sold out only if not listable_only
         Raises ValueError if the vector is not finite or of wrong width.
         """
 
-    def similar(self, product_id: str, limit: int, name: str = "fused", *, fingerprint: str | None = None) -> list[Hit]:
-        """The listable products nearest to this one, without it; none if its vector has not come yet.
+    def similar(
+        self,
+        product_id: str,
+        limit: int,
+        name: str = "fused",
+        *,
+        conditions: Conditions = ANY,
+        fingerprint: str | None = None,
+    ) -> list[Hit]:
+        """The listable products nearest to this one that meet the conditions, without it; none if its vector has not
+        come yet.
 
         Raises UnknownProduct if there is no offer of it.
         """

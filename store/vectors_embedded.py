@@ -14,12 +14,12 @@ import qdrant_edge as edge
 from numpy.typing import NDArray
 
 from store import vectors_rules as rules
+from store.conditions import ANY, Conditions
 from store.records import StoreUnavailable
 from store.user_vectors import EMBEDDING, ForgottenUser, UserHit, UserPoint, users_collection
 from store.vectors import (
     Hit,
     OfferPoint,
-    PriceRange,
     StoredPoint,
     UnknownProduct,
     VectorPoint,
@@ -122,28 +122,25 @@ class EmbeddedVectors:
         *,
         listable_only: bool = True,
         exclude: Collection[str] = (),
-        brand: str | None = None,
-        category: str | None = None,
-        availability: str | None = None,
-        price: PriceRange | None = None,
+        conditions: Conditions = ANY,
         fingerprint: str | None = None,
     ) -> list[Hit]:
         where = rules.seen_by_search(
-            self._namespace,
-            listable_only=listable_only,
-            exclude=exclude,
-            brand=brand,
-            category=category,
-            availability=availability,
-            price=price,
+            self._namespace, listable_only=listable_only, exclude=exclude, conditions=conditions
         )
         with self._lock:
             return self._nearest(self._read(fingerprint), name, vector, limit, where)
 
-    def similar(self, product_id: str, limit: int, name: str = "fused", *, fingerprint: str | None = None) -> list[Hit]:
-        where = rules.seen_by_search(
-            self._namespace, listable_only=True, exclude=(product_id,), brand=None, category=None
-        )
+    def similar(
+        self,
+        product_id: str,
+        limit: int,
+        name: str = "fused",
+        *,
+        conditions: Conditions = ANY,
+        fingerprint: str | None = None,
+    ) -> list[Hit]:
+        where = rules.seen_by_search(self._namespace, exclude=(product_id,), conditions=conditions)
         with self._lock:
             collection = self._read(fingerprint)  # once: another process may move the pointer at any time
             point = self._fetch(collection, product_id)

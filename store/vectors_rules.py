@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from store.conditions import ANY, Conditions
 from store.user_vectors import EMBEDDING, ForgottenUser, UserPoint, user_point_id
-from store.vectors import OfferPoint, PriceRange, VectorPoint, point_ids
+from store.vectors import OfferPoint, VectorPoint, point_ids
 
 CURRENCY = "offer.price.currency"
 CURRENCIES_MAX = 200  # there are fewer in the world
@@ -156,19 +157,18 @@ def seen_by_search(
     *,
     listable_only: bool = True,
     exclude: Collection[str] = (),
-    brand: str | None = None,
-    category: str | None = None,
-    availability: str | None = None,
-    price: PriceRange | None = None,
+    conditions: Conditions = ANY,
 ) -> Where:
     """The points that a search may return: with an offer, and what else was asked for."""
+    price = conditions.price
     wanted = {
         "offer.state": "listable" if listable_only else None,
-        "offer.brand": brand,
-        "offer.category": category,
-        "offer.availability": availability,
+        "offer.brand": conditions.brand,
+        "offer.category": conditions.category,
+        "offer.availability": conditions.availability,
         CURRENCY: price.currency if price else None,
     }
+    wanted |= {f'offer.attributes."{name}"': value for name, value in conditions.attributes}
     return Where(
         other_than=point_ids(namespace, exclude),
         present="revision",

@@ -17,7 +17,7 @@ from encoders.second_stage import SecondStage
 from encoders.trends import HALF_LIVES
 from store.history import History
 from store.records import Click
-from streams.ranking import Ranker
+from streams.ranking import Narrowing, Ranker
 from streams.shelf import Shelf
 
 
@@ -54,6 +54,7 @@ def compile_ranking() -> None:
     ranker.rank([history], explore_for=["u"])  # as it is before the learner has published anything
     shelf.put_weights(b"next-click", orjson.dumps(shared | sizes), ())
     ranker.rank([history], explore_for=["u"])
+    ranker.rank_narrowed(history, Narrowing(explain=True), at=0.0, length=1)
     shelf.stage.knowledge(shelf.clicks).after.share(0, 1)  # what a reason asks for
 
 

@@ -7,23 +7,25 @@ gets what the re-ranker has learned of such users; where nothing was learned yet
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.explained_ranking import explain_listed
 from encoders.exploration import Exploration
 from encoders.exploration_step import Rule
-from encoders.list_ranking import ServedFactors, choose_listed, clicks_behind, rank_candidates
-from encoders.next_click import ABSENT, GAPS, Floats, Rows, embed, score
+from encoders.list_ranking import choose_listed, clicks_behind, rank_candidates
+from encoders.next_click import ABSENT, Floats, Mask, Rows
 from encoders.ranking_features import COLD_CLICKS, HISTORY, JUST_LOOKED_AT, Knowledge, new_scratch
 from encoders.segments import EVERYBODY
 from store.history import EVENTS, History
 from streams.duplicates import best_of_each, kept_once
 from streams.events import ListSource
 from streams.reasons import NEW, plain_reason, reason_of, tell_of_others
+from streams.served_factors import next_click_scores, served_factors
 from streams.settings import Settings
 from streams.shelf import Shelf
 
@@ -39,6 +41,18 @@ class Ranked:
 
     items: list[dict[str, Any]]  # as streams.events.ListItem
     embedding: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Narrowing:
+    """What a list may hold beside what its user may not get, as rows of the shelf under the lock that is held."""
+
+    allowed: Mask | None = None  # (P,) bool; None: all
+    exclude: Rows = field(default_factory=NO_ROWS.copy)
+    explain: bool = False  # each item has `explanation`, of encoders.explained_ranking
+
+
+EVERYTHING = Narrowing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +122,15 @@ class Ranker:
                 ranked += self._rank(*some, at, length or self._length, explore_for[chunk])
         return ranked
 
+    def rank_narrowed(
+        self, history: History, narrowing: Narrowing, *, at: float, length: int, segment: str | None = None
+    ) -> Ranked:
+        """The list of one user, as `rank` makes it, of what the narrowing leaves; call under the shelf's lock.
+
+        It has `length` items wherever so many are left.
+        """
+        return self._rank([history], [segment], at, length, (), narrowing)[0]
+
     def seen(self, history: History) -> set[str]:
         """The products that this user has had, by the shop's setting, and gets in no list."""
         pairs = zip(history.product_ids, history.codes, strict=True)
@@ -119,6 +142,7 @@ class Ranker:
         ages_s: Sequence[Floats],
         unwanted: Sequence[Rows],
         segments: Sequence[str | None] = (),
+        allowed: Mask | None = None,
     ) -> list[Scored]:
         """The candidates of each user and their scores; call under the shelf's lock.
 
@@ -126,10 +150,12 @@ class Ranker:
         ages_s     as long, how long before this moment
         unwanted   rows that the user must not get
         segments   of each user, or of none
+        allowed    (P,) bool, what is listable and may be listed; None: all that is listable
         """
         shelf = self._shelf
-        self._make_room()
-        knowledge, next_click, embeddings = self._knowledge(), *self._next_click(histories, ages_s)
+        allowed = shelf.listable if allowed is None else allowed
+        self._make_room(allowed)
+        knowledge, next_click, embeddings = self._knowledge(), *next_click_scores(shelf, histories, ages_s)
         scored = []
         for user, history in enumerate(histories):
             self._listable[unwanted[user]] = False
@@ -139,7 +165,7 @@ class Ranker:
             rows, ranked = rank_candidates(
                 knowledge, reranker, scores, listable, history, age_s, segment, self._scratch
             )
-            self._listable[unwanted[user]] = shelf.listable[unwanted[user]]
+            self._listable[unwanted[user]] = allowed[unwanted[user]]
             embedding = embeddings[user] if embeddings is not None and (history != ABSENT).any() else None
             scored.append(Scored(rows, ranked, scores, embedding))
         return scored
@@ -153,27 +179,29 @@ class Ranker:
         at: float | None,
         length: int,
         explore_for: Sequence[str],
+        narrowing: Narrowing = EVERYTHING,
     ) -> list[Ranked]:
         shelf = self._shelf
         if not len(shelf):
             return [Ranked([], None) for _ in histories]
         shelf.stage.map_alone(shelf.fused, shelf.has_vector)
+        allowed = shelf.listable if narrowing.allowed is None else shelf.listable & narrowing.allowed
         clicked, ages_s, unwanted = [], [], []
         for history in histories:
             rows = np.array([shelf.rows.get(product_id, ABSENT) for product_id in history.product_ids], np.int32)
             seen = rows[self._is_seen[np.frombuffer(history.codes, np.uint8)]]
-            out = np.concatenate((seen, rows[:JUST_LOOKED_AT]))
+            out = np.concatenate((seen, rows[:JUST_LOOKED_AT], narrowing.exclude))
             out = out[out != ABSENT]
             unwanted.append(shelf.duplicates.with_others(out) if self._one_of_each else out)
             clicked.append(rows[:HISTORY])
             times = history.times[:HISTORY]
             now = (times[0] if len(times) else 0.0) if at is None else at
             ages_s.append(np.maximum(now - times, 0.0).astype(np.float32))
-        scored = self.score(clicked, ages_s, unwanted, segments)
+        scored = self.score(clicked, ages_s, unwanted, segments, allowed)
         new = self._new_rows() if explore_for else NO_ROWS
         lists = []
         for user, history in enumerate(histories):
-            rows = self._listed(scored[user], clicked[user], unwanted[user], length)
+            rows = self._listed(scored[user], clicked[user], unwanted[user], allowed, length)
             explored = NO_ROWS
             if len(new):
                 rows, explored = self._explore(explore_for[user], scored[user], rows, unwanted[user], new, length)
@@ -182,57 +210,19 @@ class Ranker:
             made = self._list(scored[user], history, clicked[user], ages_s[user], rows, explored)
             if explore_for and self.like_minded is not None and made.embedding is not None:
                 tell_of_others(made.items, self.like_minded(explore_for[user], made.embedding, rows))
+            if narrowing.explain:
+                self._explain(made, scored[user], clicked[user], rows, allowed, unwanted[user])
             lists.append(made)
         return lists
 
-    def _make_room(self) -> None:
-        """The working arrays are as long as the shelf's."""
+    def _make_room(self, allowed: Mask) -> None:
+        """The working arrays are as long as the shelf's, and what is allowed may be listed."""
         if len(self._listable) != len(self._shelf.listable):
             self._scratch = new_scratch(len(self._shelf.listable))
-        self._listable = self._shelf.listable.copy()
+        self._listable = allowed.copy()
 
     def _knowledge(self) -> Knowledge:
         return self._shelf.stage.knowledge(self._shelf.clicks)
-
-    def _factors(self) -> ServedFactors:
-        """The model, or one that knows no product before the learner has published any."""
-        shelf, weights = self._shelf, self._shelf.weights
-        if weights is None or shelf.context.shape[1] != weights.position_weights.shape[1]:
-            none = np.zeros((len(shelf.listable), 0), np.float32)
-            known = np.zeros(len(shelf.listable), np.bool_)
-            return ServedFactors(
-                none[:1], np.zeros((GAPS, 0), np.float32), none[0], 1, 1.0, none, none, shelf.bias, known
-            )
-        return ServedFactors(
-            weights.position_weights,
-            weights.gap_weights,
-            weights.memory_weights,
-            weights.memory_length,
-            weights.memory_decay,
-            shelf.context,
-            shelf.target,
-            shelf.bias,
-            shelf.has_factors,
-        )
-
-    def _next_click(self, histories: Sequence[Rows], ages_s: Sequence[Floats]) -> tuple[Floats, Floats | None]:
-        """Scores (B, P), NaN for products without factors, and embeddings (B, F) if there is a model."""
-        shelf, weights = self._shelf, self._shelf.weights
-        if weights is None or shelf.context.shape[1] != weights.position_weights.shape[1]:
-            return np.full((len(histories), len(shelf)), np.nan, np.float32), None
-        rows = np.full((len(histories), weights.memory_length), ABSENT, np.int32)
-        ages = np.zeros(rows.shape, np.float32)
-        lengths = np.zeros(len(histories), np.int32)
-        for user, history in enumerate(histories):
-            lengths[user] = min(len(history), weights.memory_length)
-            rows[user, : lengths[user]] = history[: lengths[user]]
-            ages[user, : lengths[user]] = ages_s[user][: lengths[user]]
-        rows[~shelf.has_factors[rows]] = ABSENT  # unknown to the model; a place of -1 stays so
-        embeddings = embed(weights, shelf.context, rows, ages, lengths)
-        products = len(shelf)
-        scores = score(shelf.target[:products], shelf.bias[:products], embeddings)
-        scores[:, ~shelf.has_factors[:products]] = np.nan
-        return scores, embeddings
 
     # --- new products --------------------------------------------------------------------------------------------
 
@@ -264,7 +254,7 @@ class Ranker:
 
     # --- one list ------------------------------------------------------------------------------------------------
 
-    def _listed(self, scored: Scored, clicked: Rows, unwanted: Rows, length: int) -> Rows:
+    def _listed(self, scored: Scored, clicked: Rows, unwanted: Rows, allowed: Mask, length: int) -> Rows:
         """Rows of the list (<= length,), best first, filled up with what is clicked most."""
         shelf, rows = self._shelf, NO_ROWS
         if (clicked != ABSENT).any() or shelf.stage.is_learned:
@@ -275,7 +265,7 @@ class Ranker:
                 among, scores = among[best], scores[best]
             rows = among[choose_listed(scores, among, content, self._diversity, length)]
         if len(rows) < length:
-            others = shelf.listable.copy()
+            others = allowed.copy()
             others[unwanted] = False
             others[rows] = False
             left = np.flatnonzero(others)
@@ -296,7 +286,7 @@ class Ranker:
         shelf = self._shelf
         knowledge = self._knowledge()
         behind = clicks_behind(
-            knowledge, shelf.stage.reranker, self._factors(), clicked, ages_s, rows, self._scratch.place
+            knowledge, shelf.stage.reranker, served_factors(shelf), clicked, ages_s, rows, self._scratch.place
         )
         scores = dict(zip(scored.rows.tolist(), np.round(scored.scores.astype(np.float64), 6).tolist(), strict=True))
         organic = [scores[row] for row in rows.tolist() if row in scores]
@@ -317,6 +307,14 @@ class Ranker:
             item = {"product_id": shelf.product_ids[row], "score": points, "rank": place}
             items.append(item | {"source": source, "reason": reason})
         return Ranked(items, scored.embedding)
+
+    def _explain(self, made: Ranked, scored: Scored, clicked: Rows, rows: Rows, allowed: Mask, unwanted: Rows) -> None:
+        listable = allowed.copy()
+        listable[unwanted] = False
+        knowledge = self._knowledge()
+        explained = explain_listed(knowledge, scored.next_click, listable, clicked, rows, self._scratch)
+        for item, explanation in zip(made.items, explained, strict=True):
+            item["explanation"] = explanation
 
     def _source(self, row: int, is_scored: bool, is_tried: bool) -> ListSource:
         if is_tried:

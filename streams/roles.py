@@ -2,9 +2,7 @@
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import Any
 
@@ -16,7 +14,6 @@ from encoders.version import UnusableVersion
 from encoders.weights import UnknownSource, fingerprint_of, widths_of
 from store.database import open_database
 from store.encoders import EncoderRow, EncoderStore
-from store.history import History
 from store.products import ProductStore
 from store.users import UserStore
 from store.vectors import VectorStore, open_vectors
@@ -26,12 +23,11 @@ from streams.listed_twice import ListedTwice
 from streams.look_alikes import LookAlikes
 from streams.lossless import LosslessConsumer
 from streams.per_version import PerVersion, Wanted
-from streams.ranking import lists_ranker
 from streams.replicas import Replica, shelf_topics
 from streams.role import Role
 from streams.served_vectors import ServedVectors
 from streams.settings import Settings
-from streams.shelf import Neighbour, Neighbourhood, Shelf
+from streams.shelf import Shelf
 from streams.topics import TopicNames, topic_names
 from streams.turns import Turns
 from streams.version_files import load_encoder, open_version
@@ -167,32 +163,6 @@ class Parts:
         url = s.database_url.get_secret_value() if s.database_url else None
         return open_database(url, s.home, name, s.namespace)
 
-    def recommend(self, user_id: str, limit: int, segment: str | None = None) -> dict[str, Any]:
-        """A list for this moment, as on the topic `recommendations`, from the row and the shelf as they are.
-
-        Raises what ended the shelf's reader, if something did: a list from a stale shelf might hold what sold out.
-        """
-        self.replica.check()
-        row = self.users.read([user_id]).get(user_id)
-        history = History.of(row.clicks if row else ())
-        ranker = lists_ranker(self.shelf, self.settings)
-        now = datetime.now(UTC)
-        made = ranker.rank([history], at=now.timestamp(), length=limit, segments=[segment])[0]
-        epoch, sequence = self.shelf.weights_version
-        return {
-            "list_id": uuid.uuid4().hex,
-            "user_id": user_id,
-            "revision": row.revision if row else 0,
-            "made_at": now.isoformat(),
-            "versions": {"weights": f"{epoch}.{sequence}"},
-            "items": made.items,
-        }
-
-    def neighbours(self, product_id: str, by: Neighbourhood, limit: int) -> list[Neighbour]:
-        """As Shelf.neighbours. Raises what ended the shelf's reader, too."""
-        self.replica.check()
-        return self.shelf.neighbours(product_id, by, limit)
-
     def look_alikes(self, user_id: str, limit: int) -> dict[str, Any]:
         """As LookAlikes.of. Raises what ended the shelf's reader, too."""
         self.replica.check()
@@ -275,7 +245,10 @@ def _api(parts: Parts) -> Runnable:
     from streams.api.role import Api
     from streams.door import Door
     from streams.health import Backlogs
+    from streams.list_feed import ListFeed
+    from streams.live_lists import LiveLists
     from streams.search import Search
+    from streams.shelf_lists import ShelfLists
     from streams.status import StatusBoard
 
     return Api(
@@ -283,8 +256,9 @@ def _api(parts: Parts) -> Runnable:
         users=parts.users,
         products=parts.products,
         vectors=parts.vectors,
-        recommend=parts.recommend,
-        neighbours=parts.neighbours,
+        lists=LiveLists(parts.shelf, parts.users, parts.settings, parts.replica.check),
+        shelf_lists=ShelfLists(parts.shelf, parts.replica.check, keeps_one=parts.settings.duplicates == "one"),
+        feed=ListFeed(parts.broker, parts.names.recommendations),
         look_alikes=parts.look_alikes,
         search=Search(parts.settings, parts.vectors, parts.listed_twice, parts.open_by_fingerprint),
         listed_twice=parts.listed_twice,

@@ -18,14 +18,14 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from encoders.product import ProductEncoder  # imports torch when it is called, not before
 from encoders.version import Version
 from encoders.weights import UnknownSource
 from store.records import StoreUnavailable
-from store.vectors import PriceRange, VectorStore
-from streams.events import Availability, ShortText
+from store.vectors import VectorStore
+from streams.filters import BadQuery, Filters
 from streams.listed_twice import ListedTwice
 from streams.picture_decoding import PictureMissing, decode
 from streams.settings import Settings
@@ -36,22 +36,13 @@ log = logging.getLogger(__name__)
 LOADED_WITHIN_S = 20.0  # a search waits for the model for so long; it takes about 5 s from a warm disk
 NEEDS = {"image": ("picture", "words"), "text": ("words", "picture")}  # by -> what is searched by, and what is not
 Weight = Annotated[float, Field(ge=0, le=1_000, allow_inf_nan=False)]
-Amount = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 
 
-class WordsQuery(BaseModel):
-    """What is searched by words alone. Unknown fields are refused: a misspelled filter would filter nothing."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class WordsQuery(Filters):
+    """What is searched by words alone."""
 
     q: Annotated[str, Field(max_length=1_000)] = ""
     by: Literal["fused", "image", "text"] = "fused"
-    brand: ShortText | None = None
-    category: Annotated[str, Field(max_length=200)] | None = None
-    availability: Availability | None = None
-    price_min: Amount | None = None
-    price_max: Amount | None = None
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None = None
     all: bool = False  # sold-out products, too
     limit: Annotated[int, Field(ge=1, le=200)] = 20
 
@@ -62,10 +53,6 @@ class SearchQuery(WordsQuery):
     picture: str | None = None  # base64 of a file as it is: JPEG, PNG, WebP, GIF or BMP
     words_weight: Weight = 1.0
     image_weight: Weight = 1.0
-
-
-class BadQuery(ValueError):
-    """The query cannot be answered as it is; str() says what to change."""
 
 
 class StillLoading(Exception):
@@ -104,7 +91,7 @@ class Search:
         """
         asked = query if isinstance(query, SearchQuery) else SearchQuery(**query.model_dump())
         words, picture = self._wanted(asked)
-        price = self._price(asked)
+        conditions = asked.conditions(self._vectors.currencies)
         serving = self._vectors.serving()
         if serving is None:
             raise StoreUnavailable("there is no collection of products yet: is the index role up?")
@@ -118,10 +105,7 @@ class Search:
             asked.by,
             vector,
             listable_only=not asked.all,
-            brand=asked.brand,
-            category=asked.category,
-            availability=asked.availability,
-            price=price,
+            conditions=conditions,
             fingerprint=serving,
         )
         hits = self._listed_twice.fill_page(nearest, asked.limit)
@@ -172,21 +156,6 @@ class Search:
         if isinstance(picture, PictureMissing):
             raise BadQuery(f"picture: {picture.reason}")
         return picture.array
-
-    def _price(self, query: SearchQuery) -> PriceRange | None:
-        """The range that is asked for; where all prices have one currency, it need not be named."""
-        if query.currency is None and query.price_min is None and query.price_max is None:
-            return None
-        if query.price_min is not None and query.price_max is not None and query.price_min > query.price_max:
-            raise BadQuery(f"price_min {query.price_min:g} is above price_max {query.price_max:g}: exchange them")
-        known = self._vectors.currencies()
-        shown = ", ".join(sorted(known)) or "none"
-        if query.currency is None and len(known) != 1:
-            raise BadQuery(f"prices are in {shown}: say in which with currency")
-        currency = query.currency or next(iter(known))
-        if currency not in known:
-            raise BadQuery(f"no product has its price in {currency}: there are {shown}")
-        return PriceRange(currency, query.price_min, query.price_max)
 
     # --- the model -----------------------------------------------------------------------------------------------
 

@@ -8,18 +8,17 @@ writer can turn a row back. `lock` is held while rows change and while a ranking
 import threading
 import time
 from collections import OrderedDict
-from typing import Literal, NamedTuple
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from encoders.next_click import ABSENT, Weights, longer
-from store.vectors import UnknownProduct
+from encoders.next_click import Weights, longer
 from streams.broker import Headers
 from streams.duplicates import Duplicates, picture_of
 from streams.events import unpack_vector
 from streams.notices import Notices
+from streams.shelf_offers import ShelfOffers
 from streams.shelf_stage import MappedContents, ShelfStage, mapped
 from streams.side_vectors import Gathered
 
@@ -27,15 +26,6 @@ TOMBSTONES_MAX = 100_000
 TOMBSTONE_S = 3_600.0
 NOTICES_MAX = 100_000
 Version = tuple[int, int]
-Neighbourhood = Literal["together", "next"]
-
-
-class Neighbour(NamedTuple):
-    """A product that goes with another one."""
-
-    product_id: str
-    title: str
-    share: float  # of the other one's row, 0 to 1
 
 
 class Shelf:
@@ -62,6 +52,7 @@ class Shelf:
         self.withdrawn = Notices(NOTICES_MAX)  # rows that may be listed no more, for retractions
         self.stage = ShelfStage()
         self.duplicates = Duplicates()
+        self.offers: ShelfOffers | None = None  # None: nobody here filters or shows products
         self.weights: Weights | None = None
         self.weights_version: Version = (0, 0)
         self._offer_revision: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -75,6 +66,17 @@ class Shelf:
 
     def __len__(self) -> int:
         return len(self.product_ids)
+
+    def keep_offers(self) -> ShelfOffers:
+        """From now on it keeps of each offer what lists are filtered by; call it before the first record."""
+        assert self.offers is not None or not self.rows, "the offers of these are not known any more"
+        self.offers = self.offers or ShelfOffers()
+        return self.offers
+
+    def has_offer(self, product_id: str) -> bool:
+        """True if there is an offer of it, sold out or not."""
+        row = self.rows.get(product_id)
+        return row is not None and bool(self._offer_revision[row] >= 0)
 
     # --- records of the compacted topics -------------------------------------------------------------------------
 
@@ -94,6 +96,8 @@ class Shelf:
         self._offer_revision[row] = offer["revision"]
         self.titles[row] = offer["title"]
         self.duplicates.put_offer(row, offer["title"], offer.get("brand"))
+        if self.offers is not None:
+            self.offers.put(row, offer)
         was_listable = self.listable[row]
         self.listable[row] = offer["state"] == "listable"
         if was_listable and not self.listable[row]:
@@ -215,29 +219,6 @@ class Shelf:
             memory_decay=record["memory_decay"],
         )
 
-    # --- what goes with what -------------------------------------------------------------------------------------
-
-    def neighbours(self, product_id: str, by: Neighbourhood, limit: int) -> list[Neighbour]:
-        """The products that are clicked together with this one, or next after it, and are listable now; best first.
-
-        Takes the lock. Raises UnknownProduct if there is no offer of it; one that is sold out has neighbours still.
-        """
-        with self.lock:
-            row = self.rows.get(product_id)
-            if row is None or self._offer_revision[row] < 0:
-                raise UnknownProduct(product_id)
-            knowledge = self.stage.knowledge(self.clicks)
-            table = knowledge.after if by == "next" else knowledge.together
-            rows, shares = table.ids[row], table.shares[row]
-            here = (rows != ABSENT) & self.listable[rows]
-            rows, shares = rows[here], shares[here]
-            best = np.lexsort((rows, -shares))[:limit].tolist()
-            return [
-                Neighbour(other, self.titles[rows[place]], float(shares[place]))
-                for place in best
-                if (other := self.product_ids[rows[place]]) is not None
-            ]
-
     # --- rows ----------------------------------------------------------------------------------------------------
 
     def _row(self, product_id: str) -> int:
@@ -263,6 +244,8 @@ class Shelf:
         self.births[row] = self._births
         self.stage.clear(row)
         self.duplicates.clear(row)
+        if self.offers is not None:
+            self.offers.clear(row)
         return row
 
     def _remove_offer(self, product_id: str, revision: int) -> None:
@@ -278,6 +261,8 @@ class Shelf:
             self.listable[row] = False
             self._offer_revision[row] = -1
             self.duplicates.put_offer(row, None)
+            if self.offers is not None:
+                self.offers.clear(row)
             self._free_if_empty(product_id, row)
 
     def _is_deleted_since(self, product_id: str, revision: int) -> bool:
@@ -303,6 +288,8 @@ class Shelf:
             setattr(self, name, longer(getattr(self, name), rows))
         self.stage.grow(rows)
         self.duplicates.grow(rows)
+        if self.offers is not None:
+            self.offers.grow(rows)
 
 
 def _widened(matrix: NDArray[np.float32], rows: int, width: int) -> NDArray[np.float32]:

@@ -19,13 +19,16 @@ from streams.api.role import Api
 from streams.broker import Broker, BrokerUnavailable, Publisher
 from streams.door import Door
 from streams.health import Backlog
+from streams.list_feed import ListFeed
 from streams.listed_twice import ListedTwice
+from streams.live_lists import LiveLists
 from streams.look_alikes import LookAlikes
 from streams.ports import free_port
 from streams.replicas import ReplicaEnded
 from streams.search import Search
 from streams.settings import Settings
 from streams.shelf import Shelf
+from streams.shelf_lists import ShelfLists
 from streams.status import StatusBoard
 from streams.topics import topic_names
 
@@ -78,14 +81,16 @@ class AskedShop:
         self.replicas = replicas
         self.backlogs: dict[str, Backlog] = {}  # as the broker tells them
         self.listed_twice = ListedTwice(self.shelf, keeps_one=True)
+        self.feed = ListFeed(Broker(self.settings), topic_names(self.settings, "f").recommendations)
         self.search = Search(self.settings, self.vectors, self.listed_twice, load)
         self.api = Api(
             self.settings,
             users=self.users,
             products=self.products,
             vectors=self.vectors,
-            recommend=self.recommend,
-            neighbours=self.shelf.neighbours,
+            lists=LiveLists(self.shelf, self.users, self.settings, replicas.check),
+            shelf_lists=ShelfLists(self.shelf, replicas.check, keeps_one=True),
+            feed=self.feed,
             look_alikes=LookAlikes(self.shelf, self.users, self.vectors, self.settings).of,
             search=self.search,
             listed_twice=self.listed_twice,
@@ -94,13 +99,6 @@ class AskedShop:
             replicas=replicas,
             backlogs=lambda: self.backlogs,
         )
-        self.asked: list[tuple[str, int, str | None]] = []
-
-    def recommend(self, user_id: str, limit: int, segment: str | None) -> dict[str, Any]:
-        self.replicas.check()
-        self.asked.append((user_id, limit, segment))
-        item = {"product_id": BALL, "score": 0.5, "rank": 1, "source": "popular", "reason": "bought often"}
-        return {"list_id": "l", "user_id": user_id, "revision": 0, "items": [item]}
 
     def fill(self) -> None:
         self.products.write([product(BALL, "Glass ball"), product("b", "Bauble"), product("c", "Cup")])

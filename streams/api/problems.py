@@ -14,8 +14,10 @@ from encoders.product import UnknownDevice
 from encoders.weights import UnknownSource
 from store.records import StoreUnavailable
 from streams.broker import BrokerUnavailable
+from streams.filters import BadQuery
+from streams.list_feed import TooManyStreams
 from streams.replicas import ReplicaEnded
-from streams.search import BadQuery, StillLoading
+from streams.search import StillLoading
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ def handle_errors(app: FastAPI) -> None:
     app.exception_handler(ReplicaEnded)(_stale)
     app.exception_handler(BadQuery)(_bad_query)
     app.exception_handler(StillLoading)(_loading)
+    app.exception_handler(TooManyStreams)(_loading)
     app.exception_handler(UnknownSource)(_no_search)
     app.exception_handler(UnknownDevice)(_no_search)
 

@@ -1,29 +1,37 @@
 """What is like a product or goes with it, and all that is held of it."""
 
-from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Path, Query
 
 from store.products import ProductStore
 from store.records import StoreUnavailable
 from store.vectors import UnknownProduct, VectorStore
 from streams.api.access import Access
+from streams.api.list_routes import ITEM
+from streams.api.openapi import answers
 from streams.api.problems import no_product
-from streams.api.user_routes import Limit
 from streams.api.views import Views
+from streams.filters import PageQuery
 from streams.listed_twice import ListedTwice
-from streams.shelf import Neighbour, Neighbourhood
+from streams.shelf_lists import ShelfLists
 
-Neighbours = Callable[[str, Neighbourhood, int], list[Neighbour]]
-By = Literal["fused", "image", "text", "together", "next"]
+ProductId = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
+SIMILAR = {"product_id": "lamp-1", "by": "fused", "items": [ITEM | {"score": 0.87}], "duplicates": []}
+ACROSS = {"product_id": "lamp-1", "items": [ITEM | {"score": 0.98, "cosine": 0.81, "share": 0.04}]}
+
+
+class SimilarQuery(PageQuery):
+    """By which likeness."""
+
+    by: Literal["fused", "image", "text", "together", "next"] = "fused"
 
 
 def product_routes(
     products: ProductStore,
     vectors: VectorStore,
-    neighbours: Neighbours,
+    lists: ShelfLists,
     listed_twice: ListedTwice,
     views: Views,
     access: Access,
@@ -31,29 +39,52 @@ def product_routes(
     """The routes. An id may hold slashes, so those with something behind the id come first."""
     routes = APIRouter(tags=["products"])
 
-    @routes.get("/products/{product_id:path}/similar", dependencies=[access.needs("read")])
-    def similar(product_id: str, limit: Limit = 20, by: By = "fused") -> dict[str, Any]:
+    @routes.get(
+        "/products/{product_id:path}/similar",
+        summary="What is like a product, or goes with it",
+        dependencies=[access.needs("read")],
+        responses=answers(SIMILAR),
+    )
+    def similar(product_id: ProductId, query: Annotated[SimilarQuery, Query()]) -> dict[str, Any]:
         """The listable products that are like this one, best first: those with the nearest vector of that name, or
         those that are clicked together with it, or next after it. The score is the cosine, or the share. Listings of
-        the same thing stand under `duplicates`, which is null while the offers are still being read."""
+        the same thing stand under `duplicates`, which is null while the offers are still being read. Filters fill the
+        page from all products by vectors, and from the 64 neighbours that are known by clicks."""
         try:
-            items = similar_items(product_id, limit, by)
+            items = similar_items(product_id, query)
         except UnknownProduct as unknown:
             raise HTTPException(404, no_product(product_id)) from unknown
         twins = listed_twice.duplicates(product_id) if views.are_full else None
-        return {"product_id": product_id, "by": by, "items": items, "duplicates": twins}
+        return {"product_id": product_id, "by": query.by, "items": items, "duplicates": twins}
 
-    def similar_items(product_id: str, limit: int, by: By) -> list[dict[str, Any]]:
-        fill_page = listed_twice.fill_page
+    def similar_items(product_id: str, query: SimilarQuery) -> list[dict[str, Any]]:
+        by = query.by
         if by == "together" or by == "next":
             views.need("neighbours")
-            found = fill_page(lambda count: neighbours(product_id, by, count), limit, beside=product_id)
-            return [{"product_id": one.product_id, "score": one.share, "title": one.title} for one in found]
-        hits = fill_page(lambda count: vectors.similar(product_id, count, by), limit, beside=product_id)
+            return lists.neighbours(product_id, by, query)
+        conditions = query.conditions(vectors.currencies)
+        hits = listed_twice.fill_page(
+            lambda count: vectors.similar(product_id, count, by, conditions=conditions), query.limit, beside=product_id
+        )
         return [
             {"product_id": hit.product_id, "score": hit.score, "title": hit.payload.get("title"), "offer": hit.payload}
             for hit in hits
         ]
+
+    @routes.get(
+        "/products/{product_id:path}/across-brands",
+        summary="What goes with a product, of other brands",
+        dependencies=[access.needs("read")],
+        responses=answers(ACROSS),
+    )
+    def across_brands(product_id: ProductId, query: Annotated[PageQuery, Query()]) -> dict[str, Any]:
+        """Products of other brands that are like this one, or are clicked together with it, best first. The score
+        fuses both orders: 1 is the first of both; beside it the cosine of the vectors and the share of clicks."""
+        views.need("neighbours")
+        try:
+            return {"product_id": product_id, "items": lists.across_brands(product_id, query)}
+        except UnknownProduct as unknown:
+            raise HTTPException(404, no_product(product_id)) from unknown
 
     @routes.get("/products/{product_id:path}", dependencies=[access.needs("admin")])
     def held_of_a_product(product_id: str) -> dict[str, Any]:

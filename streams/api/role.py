@@ -21,19 +21,26 @@ from store.vectors import VectorStore
 from streams.api.access import Access, Guard, names_loopback
 from streams.api.encoder_routes import encoder_routes
 from streams.api.event_routes import event_routes
+from streams.api.list_routes import list_routes
 from streams.api.operation_routes import probe_routes, status_routes
 from streams.api.person_routes import person_routes
 from streams.api.problems import handle_errors
-from streams.api.product_routes import Neighbours, product_routes
+from streams.api.product_routes import product_routes
 from streams.api.search_routes import search_routes
-from streams.api.user_routes import Recommend, user_routes
+from streams.api.shelf_routes import shelf_routes
+from streams.api.user_routes import user_routes
 from streams.api.views import Replicas, Views
+from streams.broker import end
+from streams.compiling import compile_ranking
 from streams.door import Door
 from streams.health import Backlog, Backlogs
+from streams.list_feed import ListFeed
 from streams.listed_twice import ListedTwice
+from streams.live_lists import LiveLists
 from streams.ports import listen
 from streams.search import Search
 from streams.settings import Settings
+from streams.shelf_lists import ShelfLists
 from streams.status import StatusBoard
 
 log = logging.getLogger(__name__)
@@ -59,8 +66,9 @@ class Api:
         users: UserStore,
         products: ProductStore,
         vectors: VectorStore,
-        recommend: Recommend,
-        neighbours: Neighbours,
+        lists: LiveLists,
+        shelf_lists: ShelfLists,
+        feed: ListFeed,
         look_alikes: Callable[[str, int], dict[str, Any]],
         search: Search,
         listed_twice: ListedTwice,
@@ -71,19 +79,19 @@ class Api:
     ) -> None:
         """Nothing listens yet.
 
-        recommend  (user_id, limit, segment) -> a list as on the topic `recommendations`; runs in any thread, once the
-                   replicas are full, also for a user who is not known; may raise ReplicaEnded
-        neighbours, look_alikes  as Shelf.neighbours and LookAlikes.of; they may raise the same
-        backlogs   what waits for each role, by its name, called in any thread; None: the broker is asked
+        lists, shelf_lists  asked once the replicas are full
+        look_alikes  as LookAlikes.of; it may raise ReplicaEnded, as the lists
+        backlogs  what waits for each role, by its name, called in any thread; None: the broker is asked
         """
         self._settings = settings
         self._search = search
         self._board = board
+        self._feed = feed
         self._is_loopback = names_loopback(settings.api_host)
         self._access = Access(
             KeyStore(products.engine), is_loopback=self._is_loopback, requests_per_s=settings.api_requests_per_s
         )
-        self.views = Views(replicas)
+        self.views = Views(replicas, compile_ranking)
         self._answered = 0
         self._started = False
         access, counts = self._access, {"products": products.counts, "users": users.counts, "vectors": vectors.count}
@@ -93,8 +101,10 @@ class Api:
         asked.include_router(status_routes(board, counts, backlogs or Backlogs(settings).now, access))
         asked.include_router(event_routes(door, access))
         asked.include_router(person_routes(door, access))
-        asked.include_router(user_routes(users, products, recommend, look_alikes, self.views, access))
-        asked.include_router(product_routes(products, vectors, neighbours, listed_twice, self.views, access))
+        asked.include_router(list_routes(lists, feed, self.views, access))
+        asked.include_router(shelf_routes(shelf_lists, self.views, access))
+        asked.include_router(user_routes(users, look_alikes, self.views, access))
+        asked.include_router(product_routes(products, vectors, shelf_lists, listed_twice, self.views, access))
         self.app = self._make_app(probe_routes(board, counts, self.views), asked)
         config = uvicorn.Config(
             self.app,
@@ -112,21 +122,23 @@ class Api:
         host, port = self._settings.api_host, self._settings.api_port
         listener = listen(host, port, setting="FRESHET_API_PORT")
         log.info("api listens url=http://%s:%d", host, listener.getsockname()[1])
-        beside = [asyncio.create_task(self._board.follow()), asyncio.create_task(self.views.fill())]
+        followed = self._board.follow(), self.views.fill(), self._feed.follow()
+        beside = [asyncio.create_task(one) for one in followed]
         try:
             self._started = True
             await self._server.serve(sockets=[listener])
         finally:
             listener.close()
+            self._feed.close()
             for task in beside:
-                task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+                await end(task)
             self._search.close()
             await self.views.replicas.stop()
 
     def stop(self) -> None:
         """Take no more requests; `run` returns when those in hand are answered, CLOSE_WITHIN_S at most."""
         self._server.should_exit = True
+        self._feed.close()
 
     def status(self) -> dict[str, Any]:
         """What `streams.events.WorkerStatus` tells of a role; its events are answered requests."""
@@ -139,7 +151,7 @@ class Api:
             "lag": 0,
             "oldest_unprocessed_s": 0.0,
             "dead_letters": 0,
-            "details": {"replica_malformed": self.views.replicas.malformed},
+            "details": {"replica_malformed": self.views.replicas.malformed, "streams": self._feed.open_streams},
         }
 
     def _make_app(self, *routers: APIRouter) -> FastAPI:

@@ -1,4 +1,4 @@
-"""What is recommended to a user, who is like her, and all that is held of her."""
+"""Who is like a user, and all that is held of her."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -6,37 +6,23 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query
 
-from store.products import ProductStore
 from store.users import UserStore
 from streams.api.access import Access
 from streams.api.problems import no_user
 from streams.api.views import Views
-from streams.events import Segment
 from streams.look_alikes import UnknownUser
 
-Recommend = Callable[[str, int, str | None], dict[str, Any]]
 Limit = Annotated[int, Query(ge=1, le=200)]
 
 
 def user_routes(
     users: UserStore,
-    products: ProductStore,
-    recommend: Recommend,
     look_alikes: Callable[[str, int], dict[str, Any]],
     views: Views,
     access: Access,
 ) -> APIRouter:
     """The routes. An id may hold slashes, so those with something behind the id come first."""
     routes = APIRouter(tags=["users"])
-
-    @routes.get("/users/{user_id:path}/recommendations", dependencies=[access.needs("read")])
-    def recommendations(user_id: str, limit: Limit = 20, segment: Segment = None) -> dict[str, Any]:
-        """The list for this moment, with the products' titles; the segment counts while nothing is known of her."""
-        views.need("lists")
-        made = recommend(user_id, limit, segment)
-        rows = products.read([item["product_id"] for item in made["items"]])
-        titles = {product_id: row.fields.get("title") for product_id, row in rows.items()}
-        return {**made, "items": [{**item, "title": titles.get(item["product_id"])} for item in made["items"]]}
 
     @routes.get("/users/{user_id:path}/look-alikes", dependencies=[access.needs("admin")])
     def users_like_her(user_id: str, limit: Limit = 20) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The views in memory that the api answers from: filled at its start, and never asked once they are stale."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from fastapi import HTTPException
@@ -30,8 +31,10 @@ class Replicas(Protocol):
 class Views:
     """Whether they can be asked."""
 
-    def __init__(self, replicas: Replicas) -> None:
+    def __init__(self, replicas: Replicas, prepare: Callable[[], None]) -> None:
+        """prepare: what makes the first list take no longer than the others; called in a thread, once."""
         self.replicas = replicas
+        self._prepare = prepare
         self._lack_at_start: str | None = "the offers and factors are still being read"
 
     @property
@@ -40,15 +43,15 @@ class Views:
 
     async def fill(self) -> None:
         """They are full; while the broker is away, try again."""
-        while True:
+        while not self.are_full:
             try:
                 await self.replicas.start()
             except BrokerUnavailable as away:
                 self._lack_at_start = str(away)
                 await asyncio.sleep(AGAIN_AFTER_S)
             else:
+                await asyncio.to_thread(self._prepare)
                 self._lack_at_start = None
-                return
 
     def lack(self) -> str | None:
         """What they lack to be asked."""

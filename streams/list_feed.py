@@ -1,0 +1,160 @@
+"""Each list that is published, handed on to whoever has a stream of its user open: one reader for all streams.
+
+All of it runs on the event loop.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from types import TracebackType
+from typing import Self
+
+import aiokafka
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from streams.broker import Broker
+
+log = logging.getLogger(__name__)
+
+STREAMS_MAX = 500
+LISTS_KEPT = 4  # of a stream whose client reads slowly: the oldest go, since a later list is worth more than all before
+AGAIN_AFTER_S = 1.0
+RECORDS_PER_TURN = 200  # the loop answers others in between
+
+
+class TooManyStreams(Exception):
+    """No more are opened; str() says what to do."""
+
+
+class ListStream:
+    """The lists of one user from now on. A context manager, whose end closes it."""
+
+    def __init__(self, feed: "ListFeed", user_id: str) -> None:
+        """As ListFeed.open makes it."""
+        self.user_id = user_id
+        self.is_closed = False
+        self.lost = 0  # lists that came and went unread
+        self._feed = feed
+        self._lists: deque[bytes] = deque()
+        self._changed = asyncio.Event()
+
+    def put(self, record: bytes) -> None:
+        """A list of hers was published."""
+        if len(self._lists) == LISTS_KEPT:
+            self._lists.popleft()
+            self.lost += 1
+        self._lists.append(record)
+        self._changed.set()
+
+    async def next(self, within_s: float) -> bytes | None:
+        """The next list, as published; None if none came within so long, or the stream was closed."""
+        if not self._lists and not self.is_closed:
+            try:
+                await asyncio.wait_for(self._changed.wait(), within_s)
+            except TimeoutError:
+                return None
+        self._changed.clear()
+        return self._lists.popleft() if self._lists and not self.is_closed else None
+
+    def close(self) -> None:
+        """Nothing comes any more; safe to call at any time."""
+        self.is_closed = True
+        self._changed.set()
+        self._feed.drop(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+
+class ListFeed:
+    """The open streams, and the reader of the topic that fills them."""
+
+    def __init__(self, broker: Broker, topic: str, *, most: int = STREAMS_MAX) -> None:
+        """topic: of lists; most: streams that may be open at once."""
+        self._broker = broker
+        self._topic = topic
+        self._most = most
+        self._streams: dict[str, set[ListStream]] = {}
+        self._positions: dict[TopicPartition, int] = {}
+        self._is_closing = False
+        self.is_following = asyncio.Event()  # what is published from now on is handed on
+
+    @property
+    def open_streams(self) -> int:
+        return sum(map(len, self._streams.values()))
+
+    def open(self, user_id: str) -> ListStream:
+        """A stream of her lists. Raises TooManyStreams."""
+        if self._is_closing:
+            raise TooManyStreams("the api is stopping: connect again in some seconds")
+        if self.open_streams >= self._most:
+            raise TooManyStreams(
+                f"this api holds {self._most} streams already: try again later, or start another `freshet worker api`"
+            )
+        stream = ListStream(self, user_id)
+        self._streams.setdefault(user_id, set()).add(stream)
+        return stream
+
+    def drop(self, stream: ListStream) -> None:
+        """It gets no more lists."""
+        streams = self._streams.get(stream.user_id, set())
+        streams.discard(stream)
+        if not streams:
+            self._streams.pop(stream.user_id, None)
+
+    def close(self) -> None:
+        """Every stream ends, and no more are opened."""
+        self._is_closing = True
+        for streams in list(self._streams.values()):
+            for stream in list(streams):
+                stream.close()
+
+    async def follow(self) -> None:
+        """Read what is published from now on until cancelled; while the broker is away, try again from there."""
+        while True:
+            try:
+                await self._read()
+            except (KafkaError, OSError) as away:
+                log.info("lists are away reason=%r", away)
+                await asyncio.sleep(AGAIN_AFTER_S)
+
+    async def _read(self) -> None:
+        consumer = self._broker.consumer()
+        try:
+            await consumer.start()
+            await self._assign(consumer)
+            self.is_following.set()
+            while True:
+                polled = await consumer.getmany(timeout_ms=500, max_records=RECORDS_PER_TURN)
+                for partition, records in polled.items():
+                    self._positions[partition] = records[-1].offset + 1
+                    for record in records:
+                        self._put(record.key, record.value)
+                await asyncio.sleep(0)  # getmany alone does not let others run while it has records
+        finally:
+            await consumer.stop()
+
+    def _put(self, key: bytes | None, value: bytes | None) -> None:
+        if key and value:
+            for stream in self._streams.get(key.decode(errors="replace"), ()):
+                stream.put(value)
+
+    async def _assign(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
+        """To where it was, or to the end, as a fetch tells it: tansu's ListOffsets is wrong about the end."""
+        await consumer._client.add_topic(self._topic)  # `assign` alone leaves the partitions unknown at first
+        numbers = consumer.partitions_for_topic(self._topic)
+        if not numbers:
+            raise KafkaError(f"no topic {self._topic}: make it with `freshet topics create`")
+        partitions = [TopicPartition(self._topic, number) for number in numbers]
+        consumer.assign(partitions)
+        unknown = [partition for partition in partitions if partition not in self._positions]
+        while any(consumer.highwater(partition) is None for partition in unknown):
+            await consumer.getmany(timeout_ms=100, max_records=1)
+        for partition in unknown:
+            self._positions[partition] = consumer.highwater(partition)
+        for partition in partitions:
+            consumer.seek(partition, self._positions[partition])

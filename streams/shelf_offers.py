@@ -1,0 +1,160 @@
+"""What an offer says beside its title, of every product on a shelf: compact, and quick to filter by.
+
+Text is kept once and rows hold its number, so that 50,000 products take some megabytes. The shelf fills it, under its
+lock.
+"""
+
+from array import array
+from collections.abc import Collection, Hashable, Mapping
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoders.next_click import Mask, longer
+from store.conditions import Conditions
+
+NONE = -1
+Attribute = tuple[str, str]  # name and value
+Value = TypeVar("Value", bound=Hashable)
+
+
+class Numbered(Generic[Value]):
+    """Values that were seen, each once, and their numbers."""
+
+    def __init__(self) -> None:
+        self.values: list[Value] = []
+        self._numbers: dict[Value, int] = {}
+
+    def number_of(self, value: Value) -> int:
+        """Its number, a new one if it was not seen before."""
+        number = self._numbers.setdefault(value, len(self.values))
+        if number == len(self.values):
+            self.values.append(value)
+        return number
+
+    def known(self, value: Value | None) -> int | None:
+        """Its number; None if it was not seen."""
+        return None if value is None else self._numbers.get(value)
+
+
+class ShelfOffers:
+    """Of P rows: brand, category path, price, availability, attributes and the main picture."""
+
+    def __init__(self) -> None:
+        self.brands: Numbered[str] = Numbered()
+        self.brand: NDArray[np.int32] = np.zeros(0, np.int32)  # (P,) numbers of brands, NONE without
+        self._paths: Numbered[tuple[str, ...]] = Numbered()
+        self._path: NDArray[np.int32] = np.zeros(0, np.int32)
+        self._paths_with: dict[str, list[int]] = {}  # category -> numbers of the paths that it stands in
+        self._currencies: Numbered[str] = Numbered()
+        self._currency: NDArray[np.int16] = np.zeros(0, np.int16)
+        self._amount: NDArray[np.float64] = np.zeros(0, np.float64)
+        self._availabilities: Numbered[str] = Numbered()
+        self._availability: NDArray[np.int8] = np.zeros(0, np.int8)
+        self._attributes: list[tuple[Attribute, ...]] = []  # of each row, sorted
+        self._rows_with: dict[Attribute, tuple[Attribute, array[int]]] = {}  # itself, and rows in no order
+        self._pictures: list[str | None] = []
+
+    def grow(self, rows: int) -> None:
+        """There is room for so many."""
+        for name in ("brand", "_path", "_currency", "_availability"):
+            setattr(self, name, longer(getattr(self, name), rows, NONE))
+        self._amount = longer(self._amount, rows, NONE)
+        more = rows - len(self._pictures)
+        self._attributes += [()] * more
+        self._pictures += [None] * more
+
+    def put(self, row: int, offer: Mapping[str, Any]) -> None:
+        """The row's product is offered so, as streams.events.Offer has it."""
+        brand, price, links = offer.get("brand"), offer.get("price"), offer.get("image_links")
+        self.brand[row] = NONE if brand is None else self.brands.number_of(brand)
+        self._path[row] = self._number_of_path(tuple(offer.get("category") or ()))
+        self._currency[row] = self._currencies.number_of(price["currency"]) if price else NONE
+        self._amount[row] = price["amount"] if price else NONE
+        self._availability[row] = self._availabilities.number_of(offer.get("availability") or "in_stock")
+        self._put_attributes(row, offer.get("attributes") or {})
+        self._pictures[row] = links[0] if links else None
+
+    def clear(self, row: int) -> None:
+        """Nothing is offered here."""
+        self.brand[row] = self._path[row] = self._currency[row] = self._availability[row] = NONE
+        self._amount[row] = NONE
+        self._put_attributes(row, {})
+        self._pictures[row] = None
+
+    def meeting(self, conditions: Conditions) -> Mask:
+        """(P,) bool, a new array: the rows whose offers meet every condition."""
+        met = np.ones(len(self.brand), np.bool_)
+        if conditions.brand is not None:
+            met &= self._with(self.brand, self.brands.known(conditions.brand))
+        if conditions.category is not None:
+            is_wanted = np.zeros(len(self._paths.values) + 1, np.bool_)  # the last: NONE
+            is_wanted[self._paths_with.get(conditions.category, [])] = True
+            met &= is_wanted[self._path]
+        if conditions.availability is not None:
+            met &= self._with(self._availability, self._availabilities.known(conditions.availability))
+        if (price := conditions.price) is not None:
+            met &= self._with(self._currency, self._currencies.known(price.currency))
+            if price.lowest is not None:
+                met &= self._amount >= price.lowest
+            if price.highest is not None:
+                met &= self._amount <= price.highest
+        for attribute in conditions.attributes:
+            has = np.zeros(len(met), np.bool_)
+            if attribute in self._rows_with:
+                has[np.array(self._rows_with[attribute][1], np.int32)] = True
+            met &= has
+        return met
+
+    def of_brand(self, brand: str) -> Mask:
+        """(P,) bool: the rows of this brand, however its case is."""
+        wanted = brand.strip().casefold()
+        numbers = [number for number, other in enumerate(self.brands.values) if other.strip().casefold() == wanted]
+        return np.isin(self.brand, np.array(numbers, np.int32))
+
+    def currencies(self) -> Collection[str]:
+        """Those that prices are in."""
+        numbers = np.unique(self._currency[self._currency != NONE])
+        return [self._currencies.values[number] for number in numbers.tolist()]
+
+    def told(self, row: int) -> dict[str, Any]:
+        """brand, category, price, availability and image_link of the row's offer, as JSON values."""
+        brand, path, currency = int(self.brand[row]), int(self._path[row]), int(self._currency[row])
+        availability = int(self._availability[row])
+        amount = float(self._amount[row])
+        return {
+            "brand": None if brand == NONE else self.brands.values[brand],
+            "category": [] if path == NONE else list(self._paths.values[path]),
+            "price": None if currency == NONE else {"amount": amount, "currency": self._currencies.values[currency]},
+            "availability": None if availability == NONE else self._availabilities.values[availability],
+            "image_link": self._pictures[row],
+        }
+
+    def _number_of_path(self, path: tuple[str, ...]) -> int:
+        known = len(self._paths.values)
+        number = self._paths.number_of(path)
+        if number == known:
+            for category in set(path):
+                self._paths_with.setdefault(category, []).append(number)
+        return number
+
+    def _put_attributes(self, row: int, attributes: Mapping[str, str]) -> None:
+        before, now = self._attributes[row], tuple(sorted(attributes.items()))
+        if now == before:
+            return
+        for attribute in before:
+            rows = self._rows_with[attribute][1]
+            rows.remove(row)
+            if not rows:  # what changes with every update, such as a count in stock, does not pile up
+                del self._rows_with[attribute]
+        kept = []
+        for attribute in now:
+            one, rows = self._rows_with.setdefault(attribute, (attribute, array("i")))
+            rows.append(row)
+            kept.append(one)
+        self._attributes[row] = tuple(kept)
+
+    @staticmethod
+    def _with(numbers: NDArray[np.signedinteger[Any]], number: int | None) -> Mask:
+        return np.zeros(len(numbers), np.bool_) if number is None else numbers == number
