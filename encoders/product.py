@@ -102,14 +102,15 @@ class ProductEncoder:
         self.device = device = use_device(device, threads)
         self.version = version
         self.fingerprint = version.fingerprint
-        self.widths = version.widths
+        self.widths, self.feature_widths = version.widths, version.feature_widths
         self._image = ImageEncoder(image_weights, device=device)
         self._text = TextEncoder(text_weights, device=device)
         try:
-            self.token_fusion = token_fusion(version.arrays, self.widths, device)  # None: it attends to no tokens
+            # None: it attends to no tokens
+            self.token_fusion = token_fusion(version.arrays, self.feature_widths, device)
         except ValueError as error:  # a parameter is missing, or of another shape
             raise UnusableVersion(f"the version's encoder is not whole ({error}): teach it again") from error
-        self._fusion = version.taught_fusion() or Fusion(self.widths)
+        self._fusion = version.taught_fusion() or Fusion(self.feature_widths)
 
     def encode(self, batch: Sequence[ProductContent]) -> list[EncodedProduct]:
         """The vectors of each product, in the batch's order, the same whatever else is in the batch.
@@ -156,12 +157,15 @@ class ProductEncoder:
         headlines, details, titles = read[:B], read[B : 2 * B], read[2 * B :]
         texts = _weighed(headlines, details)
         facts = encode_facts([product.facts for product in batch])
-        V, T = self.widths["image"], self.widths["text"]
+        V, T = self.feature_widths["image"], self.feature_widths["text"]
         if isinstance(self._fusion, Fusion):
             fused = self._fusion.fuse(Modalities(rows_or_zeros(images, V), rows_or_zeros(texts, T), facts))
         else:
             words = Words(rows_or_zeros(titles, T), rows_or_zeros(headlines, T), rows_or_zeros(details, T))
-            fused = self._fusion.fuse(rows_or_zeros(images, V), words, facts)
+            seen = rows_or_zeros(images, V)
+            fused = self._fusion.fuse(seen, words, facts)
+            if (alone := self._fusion.alone) is not None:
+                images, texts = _there(alone.image(seen), images), _there(alone.text(words.joined), texts)
         return _encoded(images, texts, fused)
 
     def tokens(self, batch: Sequence[ProductContent]) -> list[ProductTokens]:
@@ -177,30 +181,39 @@ class ProductEncoder:
         So a fused cosine with both is, up to a factor, the weighted sum of those with each. A weight is >= 0, no
         unit; what has weight 0 is not asked for. Empty if nothing is.
         """
-        pictures = (picture,) if picture is not None and image_weight > 0 else ()
         by_words = ProductContent(words if words_weight > 0 else "")
-        said, seen = self.encode([by_words, ProductContent("", pictures)])
-        asked = {"text": (said.text, said.fused, words_weight), "image": (seen.image, seen.fused, image_weight)}
+        by_picture = ProductContent("", (picture,) if picture is not None and image_weight > 0 else ())
+        if self.token_fusion is not None:
+            said, seen = self.encode([by_words, by_picture])
+            found = {"text": (said.text, said.fused), "image": (seen.image, seen.fused)}
+        else:
+            [text], images = self._text.encode([by_words.text]), self._image.encode(by_picture.pictures)
+            read = {"text": text, "image": images[0] if len(images) else None}
+            found = {name: self._of_query(name, feature) for name, feature in read.items()}
+        weights = {"text": words_weight, "image": image_weight}
         vectors: dict[str, Vector] = {}
         total = np.zeros(self.widths["fused"], np.float32)
-        for name, (vector, fused, weight) in asked.items():
+        for name, (vector, fused) in found.items():
             if vector is not None and fused is not None:
                 vectors[name] = vector
-                alone = fused if self.token_fusion is not None else self._fuse_query(**{name: vector})
-                total += np.float32(weight) * alone
+                total += np.float32(weights[name]) * fused
         return {**vectors, "fused": unit_rows(total[None])[0]} if vectors else {}
 
-    def _fuse_query(self, *, image: Vector | None = None, text: Vector | None = None) -> Vector:
-        """(D,) of a picture or of words without a product: nothing else is known."""
-        images, texts = rows_or_zeros([image], self.widths["image"]), rows_or_zeros([text], self.widths["text"])
+    def _of_query(self, name: str, feature: Vector | None) -> tuple[Vector | None, Vector | None]:
+        """Its own vector and the fused one, of a picture or of words without a product: nothing else is known."""
+        if feature is None:
+            return None, None
+        images, texts = (
+            rows_or_zeros([feature if own == name else None], self.feature_widths[own]) for own in ("image", "text")
+        )
         facts = encode_facts([()])
         if isinstance(self._fusion, Fusion):
-            fused = self._fusion.fuse(Modalities(images, texts, facts))
-        else:  # what is said of products besides, on average
-            details = np.zeros_like(texts) if text is None else self._fusion.details[None]
-            fused = self._fusion.fuse(images, Words(texts, texts, details), facts)
-        vector: Vector = fused[0]
-        return vector
+            return feature, self._fusion.fuse(Modalities(images, texts, facts))[0]
+        words = self._fusion.asked(texts)
+        fused: Vector = self._fusion.fuse(images, words, facts)[0]
+        if (alone := self._fusion.alone) is None:
+            return feature, fused
+        return (alone.image(images) if name == "image" else alone.text(words.joined))[0], fused
 
     def _vectors_and_tokens(
         self, batch: Sequence[ProductContent]
@@ -244,6 +257,11 @@ def use_device(name: str, threads: int) -> str:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UnknownDevice(f"there is no device {name!r} here: take auto or cpu")
     return name
+
+
+def _there(vectors: Vectors, features: Sequence[Vector | None]) -> list[Vector | None]:
+    """Of the rows (B, W) those of features that there are."""
+    return [None if own is None else vector for vector, own in zip(vectors, features, strict=True)]
 
 
 def _encoded(images: Sequence[Vector | None], texts: Sequence[Vector | None], fused: Vectors) -> list[EncodedProduct]:

@@ -49,8 +49,8 @@ def fit_pca(vectors: Vectors, width: int, *, whitening: float = 1.0, seed: int =
     from sklearn.decomposition import PCA  # type: ignore[import-untyped]
 
     fitted = PCA(width, random_state=seed).fit(vectors)
-    variances = fitted.explained_variance_ / max(float(fitted.explained_variance_[0]), 1e-12)
-    scale = np.sqrt(float(fitted.explained_variance_[0])) ** whitening
+    largest = max(float(fitted.explained_variance_[0]), 1e-12)  # all the same: zeros, not a division by nothing
+    variances, scale = fitted.explained_variance_ / largest, np.sqrt(largest) ** whitening
     axes = fitted.components_.T / (scale * (variances + FLOOR) ** (whitening / 2))
     return Reduction(fitted.mean_.astype(np.float32), axes.astype(np.float32))
 

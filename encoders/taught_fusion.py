@@ -1,7 +1,7 @@
-"""A fusion that has learned from a catalogue: which directions count, and a space that pictures and words share.
+"""A fusion that has learned from a catalogue: what each modality tells, and a space that pictures and words share.
 
-    image       the picture's feature, softly whitened             text     the headline's feature, softly whitened
-    attributes  the facts' codes                                   common   unit(a + b), a and b of the two heads
+    image       what the picture tells of the product             text     what the words tell of it
+    attributes  the facts' codes                                  common   unit(a + b), a and b of the two heads
 
 Each is a token: a unit vector in a block of D of its own. The score is the learned one, x' A y / sqrt(D), A constant on
 each block, so that the weights are softmax_m(logits_m) over the tokens that there are, and exactly 0 for the others:
@@ -10,6 +10,9 @@ each block, so that the weights are softmax_m(logits_m) over the tokens that the
 
 W is what clicks and categories have taught, or the identity. Because of the common token a product without words is
 found by words, and one without a picture by a picture.
+
+The fusion is fitted twice. At first image and text are the features, softly whitened; what it makes of whole products
+then teaches the maps of encoders.modality_maps, and what these tell by each modality are the tokens that stay.
 Source of the soft whitening: all but the top directions (Mu, Viswanath, ICLR 2018) as a power of the spectrum.
 """
 
@@ -21,8 +24,10 @@ from numpy.typing import NDArray
 
 from encoders.alignment import Alignment
 from encoders.fusion import attention_weights
+from encoders.modality_maps import ModalityMaps, fit_modality_maps
 from encoders.reduction import Reduction, fit_pca
 from encoders.retrieval import unit_or_zero
+from encoders.token_fusion import under
 from encoders.weights import ATTRIBUTES_RECIPE
 
 Vectors = NDArray[np.float32]
@@ -33,7 +38,7 @@ TOKENS = ("image", "text", "attributes", "common")
 REDUCED = ("image", "text", "common")
 WIDTHS = {"image": 256, "text": 256, "common": 192}  # at most
 POWERS = {"image": 0.3, "text": 0.5, "common": 0.0}  # of the whitening: 0 none, 1 all
-SAYS = {"image": 0.7, "text": 1.0, "attributes": 0.6, "common": 1.0}  # of a token's cosine in that of the fused
+SAYS = {"image": 0.5, "text": 1.0, "attributes": 0.7, "common": 0.5}  # of a token's cosine in that of the fused
 
 
 class Words(NamedTuple):
@@ -52,13 +57,14 @@ class Words(NamedTuple):
 class TaughtFusion(NamedTuple):
     """A fitted fusion."""
 
-    image: Reduction
-    text: Reduction
+    image: Reduction  # of (V,)
+    text: Reduction  # of the joined words (3 T,); of the headline alone (T,) at first, and in versions of old
     common: Reduction
     heads: Alignment
     logits: Vectors  # (4,) by TOKENS
     details: Vectors  # (T,) what is said besides, on average: a query has none
     mix: Vectors | None = None  # W (D, D)
+    alone: ModalityMaps | None = None  # to the vectors of pictures and of words by themselves; None: the features are
 
     @property
     def width(self) -> int:
@@ -84,13 +90,28 @@ class TaughtFusion(NamedTuple):
     def tokens(self, image: Vectors, words: Words, attributes: Vectors) -> Vectors:
         """(B, 4, D) each in its block, of unit length or zero."""
         common = unit_or_zero(self.heads.pictures(image) + self.heads.words(words.joined))
-        parts = (self.image(image), self.text(words.headline), attributes, self.common(common))
+        said = words.joined if self._reads_all else words.headline
+        parts = (self.image(image), self.text(said), attributes, self.common(common))
         tokens = np.zeros((len(image), len(TOKENS), self.width), np.float32)
         begin = 0
         for place, part in enumerate(parts):
             tokens[:, place, begin : begin + part.shape[1]] = part
             begin += part.shape[1]
         return tokens
+
+    def with_tokens(self, maps: ModalityMaps) -> Self:
+        """The fusion whose image and text are what these maps tell, and W not taught yet."""
+        return self._replace(image=maps.image, text=maps.text, mix=None, alone=maps)
+
+    def asked(self, text: Vectors) -> Words:
+        """Words (B, T) that are no product's: what is said besides is what it is on average; nothing of zeros."""
+        there = text.any(axis=1, keepdims=True)
+        return Words(text, text, np.where(there, self.details, np.float32(0.0)))
+
+    @property
+    def _reads_all(self) -> bool:
+        """True if the text's token is made of all words, else of the headline."""
+        return len(self.text.mean) != len(self.details)
 
     @property
     def _blocks(self) -> list[int]:
@@ -105,31 +126,37 @@ class TaughtFusion(NamedTuple):
         for name in REDUCED:
             reduction: Reduction = getattr(self, name)
             state |= {f"{name}.{part}": array for part, array in reduction._asdict().items()}
-        state |= {f"heads.{name}": array for name, array in self.heads.state().items()}
-        return state if self.mix is None else {**state, "mix": self.mix}
+        state |= _prefixed("heads.", self.heads.state())
+        state |= {} if self.mix is None else {"mix": self.mix}
+        return state | ({} if self.alone is None else _prefixed("alone.", self.alone.state()))
 
     @classmethod
     def from_state(cls, state: Mapping[str, Vectors]) -> Self:
         """The inverse of state. Raises KeyError for what is missing, ValueError for shapes that do not fit."""
         image, text, common = (Reduction(state[f"{name}.mean"], state[f"{name}.axes"]) for name in REDUCED)
-        heads = {name.removeprefix("heads."): array for name, array in state.items() if name.startswith("heads.")}
+        heads, own = (under(state, prefix) for prefix in ("heads.", "alone."))
         others = (Alignment.from_state(heads), state["logits"], state["details"], state.get("mix"))
-        made = cls(image, text, common, *others)
+        made = cls(image, text, common, *others, ModalityMaps.from_state(own) if own else None)
         made.check()
         return made
 
     def check(self) -> None:
         """Raises ValueError if shapes do not fit each other."""
-        V, T, common = (len(getattr(self, name).mean) for name in REDUCED)
+        V, T, common = len(self.image.mean), len(self.details), len(self.common.mean)
         wanted = {
             "heads.pictures.weight": (self.heads.pictures.weight.shape, (common, V)),
             "heads.words.weight": (self.heads.words.weight.shape, (common, 3 * T)),
             "logits": (self.logits.shape, (len(TOKENS),)),
             "details": (self.details.shape, (T,)),
+            "text.mean": (self.text.mean.shape, (3 * T if self._reads_all else T,)),
             "mix": ((self.width,) * 2 if self.mix is None else self.mix.shape, (self.width,) * 2),
         }
-        for name in REDUCED:
-            reduction: Reduction = getattr(self, name)
+        reductions = {name: getattr(self, name) for name in REDUCED}
+        if self.alone is not None:
+            reductions |= {"alone.image": self.alone.image, "alone.text": self.alone.text}
+            wanted["alone.image.mean"] = (self.alone.image.mean.shape, (V,))
+            wanted["alone.text.mean"] = (self.alone.text.mean.shape, (3 * T,))
+        for name, reduction in reductions.items():
             wanted[f"{name}.axes"] = (reduction.axes.shape[:1], reduction.mean.shape)
         for name, (shape, fitting) in wanted.items():
             if shape != fitting:
@@ -137,16 +164,25 @@ class TaughtFusion(NamedTuple):
 
 
 def fit_fusion(
-    image: Vectors, words: Words, heads: Alignment, *, says: Mapping[str, float] = SAYS, seed: int = 0
+    views: Vectors,
+    words: Words,
+    attributes: Vectors,
+    heads: Alignment,
+    *,
+    says: Mapping[str, float] = SAYS,
+    seed: int = 0,
 ) -> TaughtFusion:
     """The fusion of these products' features, without labels and without W.
 
-    image  (n, V) float32, zeros where there is no picture: those teach nothing of pictures
-    heads  of the same features
-    says   > 0 by TOKENS: how much of the fused cosine is each token's
+    views       (A, n, V) float32 of the pictures, the first as products are encoded, zeros where there is no picture:
+                those teach nothing of pictures
+    attributes  (n, A)
+    heads       of the same features
+    says        > 0 by TOKENS: how much of the fused cosine is each token's
 
     Raises CannotReduce below three products with a picture and words.
     """
+    image = views[0]
     common = unit_or_zero(heads.pictures(image) + heads.words(words.joined))
 
     def reduced(name: str, features: Vectors) -> Reduction:
@@ -162,4 +198,10 @@ def fit_fusion(
         reduced("text", words.headline),
         reduced("common", common),
     )
-    return TaughtFusion(image_map, text_map, common_map, heads, logits, details)
+    first = TaughtFusion(image_map, text_map, common_map, heads, logits, details)
+    maps = fit_modality_maps(views, words.joined, first.fuse(image, words, attributes))
+    return first.with_tokens(maps)
+
+
+def _prefixed(prefix: str, arrays: Mapping[str, Vectors]) -> dict[str, Vectors]:
+    return {prefix + name: array for name, array in arrays.items()}

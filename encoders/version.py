@@ -52,14 +52,22 @@ class Version:
         return digest.hexdigest()[:12]
 
     @cached_property
+    def feature_widths(self) -> dict[str, int]:
+        """V and T of what the networks see, and D of the untrained fusion. Raises UnknownSource."""
+        return widths_of(self.image_source, self.text_source)
+
+    @cached_property
     def widths(self) -> dict[str, int]:
-        """V, T and D by the vectors' names. Raises UnknownSource."""
-        widths, kind = widths_of(self.image_source, self.text_source), self.kind
+        """Of the vectors that products have, by their names. Raises UnknownSource."""
+        widths, kind = self.feature_widths, self.kind
         if kind == CROSS_MODAL:
             return {**widths, "fused": self._cross_modal_width(widths)}
         if kind == SEQUENCES:
             self._check_sequences(widths["fused"])
-        return widths if (taught := self.taught_fusion()) is None else {**widths, "fused": taught.width}
+        if (taught := self.taught_fusion()) is None:
+            return widths
+        alone = {} if taught.alone is None else taught.alone._asdict()
+        return {**widths, **{name: own.axes.shape[1] for name, own in alone.items()}, "fused": taught.width}
 
     @property
     def kind(self) -> str | None:

@@ -116,8 +116,8 @@ def explain(
     if serving is not None and serving.sequences is not None:
         fusion, score = serving.sequences, serving.sequences.score
     else:
-        fusion = SequenceFusion(Fusion(encoder.widths, score=score))
-    widths = (encoder.widths["image"], encoder.widths["text"], ATTRIBUTES_RECIPE.width)
+        fusion = SequenceFusion(Fusion(encoder.feature_widths, score=score))
+    widths = (*(encoder.feature_widths[name] for name in ("image", "text")), ATTRIBUTES_RECIPE.width)
     own = (tokens.image, tokens.text, tokens.attributes)
     image, text, facts = (padded([of], width) for of, width in zip(own, widths, strict=True))
     found = fusion.fuse(image, text, facts)

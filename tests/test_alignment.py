@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from encoders.alignment import Alignment
-from encoders.retrieval import recall_at, same_label_at_1
+from encoders.retrieval import recall_at, same_label_at_1, unit_or_zero
 from encoders.training.align import PAIRS_MIN, AlignmentRule, TooFewPairs, align
 from encoders.training.loop import CannotTrain, Progress, Run
 
@@ -60,6 +60,23 @@ def test_heads_find_the_words_of_pictures_that_they_have_never_seen() -> None:
     assert recall_at(shuffled.words(new_words), shuffled.pictures(new_pictures[0]), 1) < 0.1
 
 
+def test_what_was_learned_and_the_regression_stand_side_by_side_as_long_as_the_rule_says() -> None:
+    pictures, words = pairs(200)
+    rule = RULE._replace(regressed=0.5, regressed_width=6)
+    both, learned = align(pictures, words, rule), align(pictures, words, rule._replace(regressed=0.0))
+    assert both.pictures.weight.shape == (16 + 6, 40)
+    for side, features in (("pictures", pictures[0]), ("words", words)):
+        head, before = getattr(both, side), getattr(learned, side)
+        reached = ((features - head.mean) / head.spread) @ head.weight.T + head.bias
+        lengths = np.linalg.norm(reached[:, :16], axis=1), np.linalg.norm(reached[:, 16:], axis=1)
+        assert [length.mean() for length in lengths] == pytest.approx([1.0, 0.5], abs=1e-4)
+        np.testing.assert_allclose(unit_or_zero(reached[:, :16]), before(features), atol=1e-4)
+    # Six facts are all that pictures and words share: the regression alone finds pairs that were never seen.
+    (new_pictures, *_), new_words = pairs(100, seed=1)
+    found = recall_at(both.words(new_words), both.pictures(new_pictures), 1)
+    assert found > recall_at(learned.words(new_words), learned.pictures(new_pictures), 1)
+
+
 def test_the_same_seed_gives_the_same_heads_and_they_can_be_kept() -> None:
     pictures, words = pairs(100)
     one, same, other = (align(pictures, words, RULE, Run(seed=seed)) for seed in (3, 3, 4))
@@ -86,7 +103,7 @@ def test_what_is_not_there_stays_nowhere() -> None:
 
 def test_too_few_pairs_and_broken_features_are_refused() -> None:
     pictures, words = pairs(PAIRS_MIN)
-    assert align(pictures, words, RULE._replace(epochs=1)).words.weight.shape == (16, 30)
+    assert align(pictures, words, RULE._replace(epochs=1)).words.weight.shape == (16 + PAIRS_MIN - 1, 30)
     with pytest.raises(TooFewPairs, match="7 pictures and 7 words: give at least 8 pairs"):
         align(pictures[:, :7], words[:7], RULE)
     with pytest.raises(TooFewPairs, match="8 pictures and 7 words"):

@@ -183,6 +183,7 @@ def made(count: int = 60) -> tuple[Labelled, Features]:
     return Labelled(products, types, [""] * count), Features(image, image, text, text, text)
 
 
+NO_FACTS = np.zeros((60, 128), np.float32)
 RULE = AlignmentRule(width=16, epochs=40, batch=48, dropout=0.1)
 
 
@@ -194,7 +195,16 @@ def test_what_is_held_out_is_found_far_above_chance() -> None:
     assert (found["products"], found["taught"], found["held_out"]) == (60, 48, 12)
     assert found["words_to_picture_r_at_1"] > 0.5  # chance is 1 in 12
     assert found["picture_to_words_r_at_10"] > 0.9
-    assert set(found["same_type_at_1"]) == {"image", "text", "fused", "image_aligned", "words_aligned", "fused_fitted"}
+    assert set(found["same_type_at_1"]) == {
+        "image",
+        "text",
+        "fused",
+        "image_aligned",
+        "words_aligned",
+        "fused_fitted",
+        "image_fitted",
+        "text_fitted",
+    }
     assert min(found["same_type_at_1"].values()) > 0.8
     assert np.isnan(found["same_colour_at_1"]["fused"])
     assert found["same_type_at_1_by_score"]["cosine"] == found["same_type_at_1"]["fused"]
@@ -221,7 +231,7 @@ def test_a_product_without_a_picture_is_neither_taught_nor_asked_for() -> None:
 def test_what_was_taught_is_kept_with_what_is_told_about_it(tmp_path: Path) -> None:
     _, features = made()
     heads = teach(features, np.arange(60), RULE)
-    fusion = fitted(features, np.arange(60), heads)
+    fusion = fitted(features, NO_FACTS, np.arange(60), heads)
     version = write_taught(tmp_path / "one", Settings(), fusion, {"task": "align", "seed": 3})
     again, about = read_taught(tmp_path / "one", Settings(), features)
     assert (about["task"], about["seed"]) == ("align", 3)
@@ -232,7 +242,9 @@ def test_what_was_taught_is_kept_with_what_is_told_about_it(tmp_path: Path) -> N
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     _, features = made()
-    write_taught(tmp_path, Settings(), fitted(features, np.arange(60), teach(features, np.arange(60), RULE)), {})
+    write_taught(
+        tmp_path, Settings(), fitted(features, NO_FACTS, np.arange(60), teach(features, np.arange(60), RULE)), {}
+    )
     narrow = features._replace(image=features.image[:, :5])
     with pytest.raises(
         UnusableVersion, match=r"for features of the widths \(24, 24\), these have \(5, 24\): teach again"

@@ -221,7 +221,8 @@ def write_taught(folder: Path) -> Version:
             for side, of in sides.items()
         }
     )
-    arrays = {PREFIX + name: array for name, array in fit_fusion(image, said, heads).state().items()}
+    fusion = fit_fusion(image[None], said, np.zeros((20, 128), np.float32), heads)
+    arrays = {PREFIX + name: array for name, array in fusion.state().items()}
     settings = Settings()
     write_version(folder, Version(settings.image_encoder, settings.text_encoder, arrays))
     return read_version(folder)

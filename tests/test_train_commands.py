@@ -195,7 +195,7 @@ def test_fuse_learns_from_clicks_pictures_and_categories(shop: Path, tmp_path: P
     options = ["--version", aligned, "--epochs", 3, "--pull", 0.01]
     result = train(tmp_path, "fuse", shop, tmp_path / "out", *options, "--clicks", clicks)
     assert result.exit_code == 0, result.output
-    assert "| fused taught |" in result.stdout
+    assert all(f"| {kind} taught |" in result.stdout for kind in ("image", "text", "fused"))
     assert "next click r at 10" in result.stdout
     version = read_version(tmp_path / "out")
     assert set(version.about["terms"]) == {"clicks", "align", "category"}
@@ -208,6 +208,11 @@ def test_fuse_learns_from_clicks_pictures_and_categories(shop: Path, tmp_path: P
     assert fusion.mix is not None
     assert not np.allclose(fusion.mix, np.eye(fusion.width))
     np.testing.assert_array_equal(fusion.heads.words.weight, before.heads.words.weight)
+    assert fusion.alone is not None
+    assert before.alone is not None
+    for own, of_whole in zip(fusion.alone, before.alone, strict=True):
+        assert not np.array_equal(own.axes, of_whole.axes), "pictures and words alone have learned too"
+    assert version.widths["text"] == fusion.alone.text.axes.shape[1]
     assert sorted(version.about["taught"]) == sorted(read_version(aligned).about["taught"])
 
 
@@ -218,6 +223,19 @@ def test_fuse_without_a_version_clicks_and_categories_teaches_by_pictures_and_wo
     nothing = train(tmp_path, "fuse", shop, tmp_path / "no", "--category-weight", 0, "--align-weight", 0)
     assert nothing.exit_code == 1
     assert "there is nothing to learn from" in nothing.stderr
+
+
+def test_fuse_teaches_a_shop_without_pictures_by_its_words(shop: Path, tmp_path: Path, aligned: Path) -> None:
+    wordy = tmp_path / "wordy"
+    wordy.mkdir()
+    (wordy / "goods.csv").write_text((shop / "goods.csv").read_text().replace("A ", "One "))
+    result = train(tmp_path, "fuse", wordy, tmp_path / "out", "--version", aligned, "--epochs", 2)
+    assert result.exit_code == 0, result.output
+    fusion, before = (read_version(folder).taught_fusion() for folder in (tmp_path / "out", aligned))
+    assert fusion is not None
+    assert before is not None
+    np.testing.assert_array_equal(fusion.image.axes, before.image.axes)
+    assert not np.allclose((fusion.mix if fusion.mix is not None else np.eye(fusion.width)), np.eye(fusion.width))
 
 
 def test_clicks_of_another_shop_are_refused(shop: Path, tmp_path: Path, aligned: Path) -> None:
@@ -238,6 +256,7 @@ def test_transfer_tells_what_none_few_and_all_pairs_give(shop: Path, tmp_path: P
     assert re.fullmatch(r"all \(\d\d\)", last)
     assert figures["1"] == figures[first]  # one pair has nothing to be told from
     assert f"| {last} |" in result.stdout
+    assert (version.taught_fusion() or pytest.fail("none was taught")).alone is None, "as the networks see them"
     wrong = train(tmp_path, "transfer", shop, tmp_path / "out", "--version", aligned, "--shots", "0,4")
     assert wrong.exit_code == 2
     assert "--shots 0,4: write whole numbers from 1 on" in " ".join(wrong.stderr.replace("│", " ").split())

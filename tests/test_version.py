@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoders.attributes import encode_facts, product_facts
+from encoders.fusion import rows_or_zeros
 from encoders.product import ProductContent, ProductEncoder, product_content
 from encoders.retrieval import unit_or_zero
 from encoders.taught_fusion import PREFIX, TOKENS, TaughtFusion, Words, fit_fusion
@@ -34,9 +35,9 @@ def products(count: int = N) -> tuple[np.ndarray, Words, np.ndarray]:
 
 
 def taught() -> TaughtFusion:
-    image, words, _ = products()
+    image, words, facts = products()
     heads = align(image[None], words.joined, rule=AlignmentRule(width=12, epochs=300, batch=N, dropout=0.1))
-    return fit_fusion(image, words, heads)
+    return fit_fusion(image[None], words, facts, heads)
 
 
 FUSION = taught()
@@ -48,10 +49,10 @@ def test_each_token_has_a_block_of_its_own_and_weights_are_those_of_the_logits()
     assert tokens.shape == (N, 4, FUSION.width)
     overlaps = np.einsum("bmd,bnd->bmn", np.abs(tokens), np.abs(tokens))
     assert overlaps == pytest.approx(np.broadcast_to(np.eye(4), overlaps.shape), abs=1e-5)
-    raised = np.sqrt([0.7, 1.0, 0.6, 1.0])  # softmax of the logarithm is the share
+    raised = np.sqrt([0.5, 1.0, 0.7, 0.5])  # softmax of the logarithm is the share
     assert FUSION.weights(tokens) == pytest.approx(np.tile(raised / raised.sum(), (N, 1)), abs=1e-5)
     fused = FUSION.fuse(image, words, facts)
-    expected = np.einsum("m,amd,bmd->ab", [0.7, 1.0, 0.6, 1.0], tokens, tokens) / 3.3
+    expected = np.einsum("m,amd,bmd->ab", [0.5, 1.0, 0.7, 0.5], tokens, tokens) / 2.7
     assert fused @ fused.T == pytest.approx(expected, abs=1e-5)
 
 
@@ -142,11 +143,11 @@ def test_a_product_encoder_of_a_taught_version_finds_pictures_by_words() -> None
     chance = np.random.default_rng(0)
     image, words = features(1, 1280), Words(*(features(seed, 384) for seed in (2, 3, 4)))
     heads = align(image[None], words.joined, rule=AlignmentRule(width=32, epochs=2, batch=N))
-    made = fit_fusion(image, words, heads)
+    made = fit_fusion(image[None], words, encode_facts([()] * N), heads)
     encoder = ProductEncoder(
         Version(IMAGE, TEXT, {PREFIX + name: array for name, array in made.state().items()}), "cpu"
     )
-    assert encoder.widths == {"image": 1280, "text": 384, "fused": made.width}
+    assert encoder.widths == {"image": N - 1, "text": N - 1, "fused": made.width}
     picture = chance.integers(0, 255, (40, 30, 3), np.uint8)
     batch = [
         product_content(title="Red bag", category=["Bags"], pictures=[picture, picture[::-1].copy()]),
@@ -161,3 +162,34 @@ def test_a_product_encoder_of_a_taught_version_finds_pictures_by_words() -> None
         assert np.linalg.norm(together.fused) == pytest.approx(1.0, abs=1e-5)
         np.testing.assert_allclose(together.fused, alone.fused, atol=1e-5)
     assert whole[3].fused is None
+
+    # What serves is what an evaluation measures: the maps of what the untrained encoder sees.
+    assert made.alone is not None
+    plain = ProductEncoder(Version(IMAGE, TEXT), "cpu")
+    seen = rows_or_zeros([product.image for product in plain.encode(batch)], 1280)
+    parts = [[product.title for product in batch], [product.text for product in batch], [p.details for p in batch]]
+    read = [[one.text for one in plain.encode([ProductContent(text) for text in part])] for part in parts]
+    joined = np.hstack([rows_or_zeros(part, 384) for part in read])
+    for served, expected in (("image", made.alone.image(seen)), ("text", made.alone.text(joined))):
+        found = [getattr(product, served) for product in whole]
+        assert [vector is not None for vector in found] == expected.any(axis=1).tolist()
+        np.testing.assert_allclose(rows_or_zeros(found, N - 1), expected, atol=1e-4)
+    asked = encoder.encode_query("Blue bag", picture)
+    np.testing.assert_allclose(asked["image"], whole[1].image, atol=1e-4)
+    blue = plain.encode_query("Blue bag")["text"][None]
+    np.testing.assert_allclose(
+        asked["text"], made.alone.text(np.hstack([blue, blue, made.details[None]]))[0], atol=1e-4
+    )
+
+
+def test_a_version_of_old_serves_the_features_and_reads_the_headline() -> None:
+    chance = np.random.default_rng(4)
+    state = {name: array for name, array in FUSION.state().items() if not name.startswith("alone.")}
+    state |= {"text.mean": np.zeros(T, np.float32), "text.axes": chance.normal(size=(T, 5)).astype(np.float32)}
+    old = TaughtFusion.from_state(state)
+    image, words, facts = products()
+    assert old.alone is None
+    headline = words.headline[::-1].copy()
+    begin = old.image.axes.shape[1]
+    token = old.tokens(image, words._replace(headline=headline), facts)[:, 1, begin : begin + 5]
+    np.testing.assert_allclose(token, unit_or_zero(headline @ state["text.axes"]), atol=1e-5)

@@ -46,10 +46,12 @@ def teach(features: Features, taught: Rows, rule: AlignmentRule, run: Run = Run(
     return align(features.views[:, taught], features.words[taught], rule, run)
 
 
-def fitted(features: Features, taught: Rows, heads: Alignment, seed: int = 0) -> TaughtFusion:
-    """The fusion fitted to these products. Raises CannotReduce."""
+def fitted(
+    features: Features, facts: NDArray[np.float32], taught: Rows, heads: Alignment, seed: int = 0
+) -> TaughtFusion:
+    """The fusion fitted to these products, of all products' facts (P, A). Raises CannotReduce."""
     said = Words(*(part[taught] for part in features.said))
-    return fit_fusion(features.image[taught], said, heads, seed=seed)
+    return fit_fusion(features.views[:, taught], said, facts[taught], heads, seed=seed)
 
 
 def recalls(heads: Alignment, features: Features, parts: Split) -> Figures:
@@ -79,10 +81,14 @@ def figures(
     untrained, by_score = untrained_vectors(features, facts)
     aligned = {"image_aligned": heads.pictures(features.image), "words_aligned": heads.words(features.words)}
     with suppress(CannotReduce):
-        own = fitted(features, parts.taught, heads) if fusion is None else fusion
+        own = fitted(features, facts, parts.taught, heads) if fusion is None else fusion
         aligned["fused_fitted"] = own._replace(mix=None).fuse(features.image, features.said, facts)
         if own.mix is not None:
             aligned["fused_taught"] = own.fuse(features.image, features.said, facts)
+        if own.alone is not None:
+            told = "fitted" if own.mix is None else "taught"
+            aligned[f"image_{told}"] = own.alone.image(features.image)
+            aligned[f"text_{told}"] = own.alone.text(features.words)
     found: Figures = {"products": len(labelled.products), "skipped": labelled.skipped, "taught": len(parts.taught)}
     found |= recalls(heads, features, parts)
     for label, labels in (("type", labelled.types), ("colour", labelled.colours)):

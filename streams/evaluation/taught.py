@@ -72,7 +72,7 @@ def read_taught(folder: Path, settings: Settings, features: Features | None = No
         raise UnusableVersion(f"{folder} has no taught fusion: name a folder that `freshet train align` or `fuse` made")
     if features is not None:
         wanted = (features.image.shape[1], features.title.shape[1])
-        if (widths := (len(fusion.image.mean), len(fusion.text.mean))) != wanted:
+        if (widths := (len(fusion.image.mean), len(fusion.details))) != wanted:
             raise UnusableVersion(f"{folder} is for features of the widths {widths}, these have {wanted}: teach again")
     return fusion, version.about
 

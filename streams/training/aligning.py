@@ -14,7 +14,7 @@ from encoders.training.loop import Run
 from encoders.training.unfreeze import UnfreezeRule, unfreeze
 from encoders.weights import find_weights
 from streams.evaluation.encoder_figures import Split, fitted, recalls, split, teach
-from streams.evaluation.features import Features, read_again, texts_of
+from streams.evaluation.features import Features, facts_of, read_again, texts_of
 from streams.evaluation.labelled import Labelled
 from streams.evaluation.taught import hashes, write_taught
 from streams.training.language import TEXT, files_of
@@ -60,7 +60,7 @@ def train_align(
             features = read_again(features, labelled.products, encoder)
     if not session.processes.is_first:
         return ""
-    fusion = fitted(features, parts.taught, heads, seed)
+    fusion = fitted(features, facts_of(labelled.products), parts.taught, heads, seed)
     found = recalls(heads, features, parts)
     known = hashes(features)
     about: dict[str, Any] = {

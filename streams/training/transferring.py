@@ -59,7 +59,8 @@ def train_transfer(
         "seed": options.seed,
         "figures": found,
     }
-    version = write_taught(out, session.settings, fusion._replace(heads=heads), about)
+    # Another shop's maps of pictures and words alone found no more of the same kind than the networks' own vectors.
+    version = write_taught(out, session.settings, fusion._replace(heads=heads, alone=None), about)
     finished(options)
     told = f"{len(parts.held_out):,} products held out; the mean of {SPLITS} splits, and its spread:"
     return f"{out}: version {version.fingerprint}.\n\n{told}\n\n{told_of(found)}"
