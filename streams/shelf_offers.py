@@ -131,6 +131,10 @@ class ShelfOffers:
             "image_link": self._pictures[row],
         }
 
+    def attributes(self, row: int) -> dict[str, str]:
+        """Of the row's offer, by their names."""
+        return dict(self._attributes[row])
+
     def _number_of_path(self, path: tuple[str, ...]) -> int:
         known = len(self._paths.values)
         number = self._paths.number_of(path)

@@ -34,7 +34,7 @@ export async function ask(path, { body, method, ...query } = {}) {
     throw new Error("Freshet does not answer: is it running? `make demo` or `freshet up` starts it.");
   }
   const value = answer.status === 204 ? null : await answer.json();
-  if (!answer.ok) throw new Error(value?.detail ?? `the answer was ${answer.status}`);
+  if (!answer.ok) throw Object.assign(new Error(value?.detail ?? `the answer was ${answer.status}`), { status: answer.status });
   return value;
 }
 

@@ -5,6 +5,8 @@ import { card, element, picture, priced, tell } from "./page.js";
 
 const SHOWN = 24;
 const LISTED = 12;
+const CAUSES = { click: "a click", push: "a new product", retraction: "something sold out" };
+const STARTING = {}; // in place of an answer: it will be there soon
 const $ = (id) => document.getElementById(id);
 const user = sessionStorage.getItem("freshet-user") ?? `guest-${crypto.randomUUID().slice(0, 8)}`;
 sessionStorage.setItem("freshet-user", user);
@@ -35,7 +37,11 @@ async function start() {
 async function found(title, question) {
   const turn = ++asked;
   $("found-title").textContent = title;
-  const answer = await attempt(question);
+  let answer = await attempt(question);
+  while (answer === STARTING && turn === asked) {
+    await new Promise((done) => setTimeout(done, 1500));
+    answer = await attempt(question);
+  }
   if (answer && turn === asked) show($("found"), answer.items);
   return answer;
 }
@@ -48,7 +54,7 @@ async function search(words, file) {
   const body = { q: words, limit: SHOWN, user };
   if (file) body.picture = await inBase64(file);
   const answer = await found(words ? `“${words}”` : "Like your picture", () => ask("/v1/search", { body }));
-  if (answer) tell(`${answer.items.length} found in ${Math.round(performance.now() - began)} ms`);
+  if (answer?.items) tell(`${answer.items.length} found in ${Math.round(performance.now() - began)} ms`);
 }
 
 function lookedFor(file) {
@@ -67,21 +73,22 @@ async function product(productId) {
   const place = $("product");
   const path = `/v1/products/${encodeURIComponent(productId)}`;
   const offer = await attempt(() => ask(`${path}/offer`));
-  if (!offer) return;
-  const isListable = offer.state === "listable";
+  if (!offer || offer === STARTING) return;
+  const isListable = offer.listable;
   const buttons = [["add_to_cart", "Into the cart"], ["purchase", "Buy"]].map(([event, label], at) => {
     const button = element("button", { type: "button", className: at ? "" : "main", disabled: !isListable }, label);
     button.addEventListener("click", () => click(productId, event));
     return button;
   });
-  const facts = [offer.brand, (offer.category ?? []).join(" › "), ...Object.values(offer.attributes ?? {})];
+  const { brand, category, attributes } = offer.offer;
+  const facts = [brand, category.join(" › "), ...Object.values(attributes)];
   const shelves = [
     ["Similar", `${path}/similar`, {}], ["Other brands", `${path}/across-brands`, {}],
     ["Bought together", `${path}/similar`, { by: "together" }],
   ].map(([title, from, query]) => ({ title, from, query, list: element("ul", { className: "products short" }) }));
   place.replaceChildren(
     element("div", { className: "one" }, picture(productId, offer.title), element(
-      "div", {}, element("h2", { id: "product-title" }, offer.title), element("p", {}, priced(offer)),
+      "div", {}, element("h2", { id: "product-title" }, offer.title), element("p", {}, priced(offer.offer)),
       element("p", { className: "faint" }, facts.filter(Boolean).join(" · ")),
       element("p", { className: isListable ? "faint" : "wrong" }, isListable ? "in stock" : "sold out"),
       element("div", { className: "buttons" }, ...buttons),
@@ -112,11 +119,10 @@ function yours(list) {
   const sent = (list.event_ids ?? []).map((id) => clicked.get(id)).filter(Boolean);
   (list.event_ids ?? []).forEach((id) => clicked.delete(id));
   const took = sent.length ? Math.round(performance.now() - Math.max(...sent)) : null;
-  const why = { click: "your click", push: "a new product", retraction: "something sold out" }[list.cause] ?? "now";
-  $("you").className = "faint";
-  $("you").textContent = took === null ? `${user}, after ${why}` : `${user}, ${took} ms after ${why}`;
-  if (took !== null) tell(`your list came ${took} ms after your click`);
-  else if (list.cause) tell(`your list changed: ${why}`);
+  const why = CAUSES[list.cause];
+  const when = took !== null ? `${took} ms after your click` : why ? `after ${why}` : "as of now";
+  $("you").textContent = `${user}, ${when}`;
+  if (why) tell(`your list came ${when}`);
   $("yours").replaceChildren(...list.items.slice(0, LISTED).map((item, at) => {
     const button = element("button", { type: "button" }, picture(item.product_id, item.title), element(
       "span", {}, item.title ?? item.product_id, element("br"), element("small", { className: "faint" }, item.reason),
@@ -136,7 +142,7 @@ async function attempt(question) {
   } catch (error) {
     $("problem").textContent = error.message;
     $("problem").hidden = false;
-    return null;
+    return error.status === 503 ? STARTING : null;
   }
 }
 
