@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Vector = NDArray[np.float32]
 Vectors = NDArray[np.float32]
+QueryVectors = tuple[Vector | None, Vector | None]
+"""Of words or of a picture: their own vector and the fused one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,15 @@ class ProductContent:
     details: str = ""  # what else is said of it; weighs less
     title: str = ""  # alone, which a taught version reads too
     facts: tuple[Fact, ...] = ()
+
+
+class ProductQuery(NamedTuple):
+    """What a shopper asks for. A weight is >= 0, no unit; what has weight 0 is not asked for."""
+
+    words: str = ""
+    picture: Pixels | None = None
+    words_weight: float = 1.0
+    image_weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,31 +186,41 @@ class ProductEncoder:
     def encode_query(
         self, words: str = "", picture: Pixels | None = None, words_weight: float = 1.0, image_weight: float = 1.0
     ) -> dict[str, Vector]:
-        """What is asked for, in each space where it can be had: by "text" the words, by "image" the picture, by
+        """As encode_queries, of one."""
+        return self.encode_queries([ProductQuery(words, picture, words_weight, image_weight)])[0]
+
+    def encode_queries(self, queries: Sequence[ProductQuery]) -> list[dict[str, Vector]]:
+        """What each asks for, in each space where it can be had: by "text" the words, by "image" the picture, by
         "fused" the sum, by weight, of what a product of the words alone and one of the picture alone would be.
 
-        So a fused cosine with both is, up to a factor, the weighted sum of those with each. A weight is >= 0, no
-        unit; what has weight 0 is not asked for. Empty if nothing is.
+        So a fused cosine with both is, up to a factor, the weighted sum of those with each. Empty if nothing is asked
+        for. The same whatever else is in the batch.
         """
-        by_words = ProductContent(words if words_weight > 0 else "")
-        by_picture = ProductContent("", (picture,) if picture is not None and image_weight > 0 else ())
+        words = [query.words if query.words_weight > 0 else "" for query in queries]
+        pictures = [query.picture if query.image_weight > 0 else None for query in queries]
         if self.token_fusion is not None:
-            said, seen = self.encode([by_words, by_picture])
-            found = {"text": (said.text, said.fused), "image": (seen.image, seen.fused)}
+            by_words = self.encode([ProductContent(text) for text in words])
+            by_pictures = self.encode([ProductContent("", () if one is None else (one,)) for one in pictures])
+            said = [(one.text, one.fused) for one in by_words]
+            seen = [(one.image, one.fused) for one in by_pictures]
         else:
-            [text], images = self._text.encode([by_words.text]), self._image.encode(by_picture.pictures)
-            read = {"text": text, "image": images[0] if len(images) else None}
-            found = {name: self._of_query(name, feature) for name, feature in read.items()}
-        weights = {"text": words_weight, "image": image_weight}
+            features = iter(self._image.encode([one for one in pictures if one is not None]))
+            said = [self._of_query("text", feature) for feature in self._text.encode(words)]
+            seen = [self._of_query("image", None if one is None else next(features)) for one in pictures]
+        return [self._mixed(*one) for one in zip(queries, said, seen, strict=True)]
+
+    def _mixed(self, query: ProductQuery, said: QueryVectors, seen: QueryVectors) -> dict[str, Vector]:
+        """The vectors of a query, of those of its words and of its picture."""
+        asked = {"text": (*said, query.words_weight), "image": (*seen, query.image_weight)}
         vectors: dict[str, Vector] = {}
         total = np.zeros(self.widths["fused"], np.float32)
-        for name, (vector, fused) in found.items():
+        for name, (vector, fused, weight) in asked.items():
             if vector is not None and fused is not None:
                 vectors[name] = vector
-                total += np.float32(weights[name]) * fused
+                total += np.float32(weight) * fused
         return {**vectors, "fused": unit_rows(total[None])[0]} if vectors else {}
 
-    def _of_query(self, name: str, feature: Vector | None) -> tuple[Vector | None, Vector | None]:
+    def _of_query(self, name: str, feature: Vector | None) -> QueryVectors:
         """Its own vector and the fused one, of a picture or of words without a product: nothing else is known."""
         if feature is None:
             return None, None

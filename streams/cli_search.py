@@ -22,6 +22,12 @@ def search(
     by: Annotated[
         Literal["fused", "image", "text"], typer.Option(help="Which vectors of the products are looked at.")
     ] = "fused",
+    mode: Annotated[
+        Literal["hybrid", "dense", "lexical"],
+        typer.Option(help="By vectors, by the words themselves, or both."),
+    ] = "hybrid",
+    user: Annotated[str, typer.Option(help="What this user is likely to click stands higher.")] = "",
+    facets: Annotated[str, typer.Option(help="Count the found by these: brand,category,availability,price.")] = "",
     brand: Annotated[str | None, typer.Option(help="Only of this brand, spelled as the shop does.")] = None,
     category: Annotated[str | None, typer.Option(help="Only with this anywhere in the category path.")] = None,
     availability: Annotated[
@@ -36,12 +42,15 @@ def search(
 ) -> None:
     """Find products by words, by a picture, or by both.
 
-    Words find products whose title and details say such things; what a picture shows they find once the encoders were
-    taught that, see `freshet train`.
+    Words find products that have them, also misspelled by a letter or two, and those that say such things otherwise;
+    what a picture shows they find once the encoders were taught that, see `freshet train`.
     """
     query: dict[str, Any] = {
         "q": words,
         "by": by,
+        "mode": mode,
+        "user": user or None,
+        "facets": facets or None,
         "words_weight": words_weight,
         "image_weight": image_weight,
         "brand": brand,
@@ -58,11 +67,43 @@ def search(
     made = ask("/search", body={name: value for name, value in query.items() if value is not None})
     if as_json:
         print_json(made)
-    elif made["items"]:
-        rows = [(f"{i['score']:.3f}", i["title"] or "", _price(i["offer"]), i["product_id"]) for i in made["items"]]
-        print_table(("cosine", "found", "price", "product_id"), rows)
+        return
+    _tell_how(made)
+    if made["items"]:
+        rows = [
+            (f"{i['score']:.3f}", _places(i["ranks"]), i["title"] or "", _price(i["offer"]), i["product_id"])
+            for i in made["items"]
+        ]
+        print_table(("score", "place by", "found", "price", "product_id"), rows)
     else:
-        typer.echo("nothing is found: no product has such a vector and meets the conditions; see `freshet status`")
+        typer.echo("nothing is found: no product has such a vector or word and meets the conditions")
+    if made["facets"]:
+        _print_facets(made["facets"])
+
+
+def _tell_how(made: dict[str, Any]) -> None:
+    """What is to be known of the answer before one reads it."""
+    if made["degraded"]:
+        typer.echo(made["degraded"], err=True)
+    for word, forms in made["corrected"].items():
+        typer.echo(f"{word}: also {', '.join(forms)}")
+    if made["unknown"]:
+        typer.echo(f"in no product: {', '.join(made['unknown'])}")
+
+
+def _places(ranks: dict[str, int]) -> str:
+    """`words 1, vectors 3`, in the order in which they are told."""
+    names = {"lexical": "words", "dense": "vectors", "user": "user"}
+    return ", ".join(f"{names[name]} {rank}" for name, rank in ranks.items())
+
+
+def _print_facets(facets: dict[str, Any]) -> None:
+    rows = []
+    for name, counted in facets.items():
+        for one in counted if name != "total" else ():
+            value = one.get("value") or f"{one['price_min']:.2f} to {one['price_max']:.2f} {one['currency']}"
+            rows.append((name, value, str(one["count"])))
+    print_table(("facet", "value", f"of {facets['total']}"), rows)
 
 
 def _in_base64(image: Path) -> str:

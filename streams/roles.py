@@ -247,10 +247,20 @@ def _api(parts: Parts) -> Runnable:
     from streams.health import Backlogs
     from streams.list_feed import ListFeed
     from streams.live_lists import LiveLists
+    from streams.next_clicks import NextClicks
     from streams.search import Search
     from streams.shelf_lists import ShelfLists
+    from streams.shelf_search import ShelfSearch
     from streams.status import StatusBoard
 
+    search = Search(
+        parts.settings,
+        parts.vectors,
+        ShelfSearch(parts.shelf),
+        parts.listed_twice,
+        parts.open_by_fingerprint,
+        next_clicks=NextClicks(parts.shelf, parts.users).of,
+    )
     return Api(
         parts.settings,
         users=parts.users,
@@ -260,7 +270,7 @@ def _api(parts: Parts) -> Runnable:
         shelf_lists=ShelfLists(parts.shelf, parts.replica.check, keeps_one=parts.settings.duplicates == "one"),
         feed=ListFeed(parts.broker, parts.names.recommendations),
         look_alikes=parts.look_alikes,
-        search=Search(parts.settings, parts.vectors, parts.listed_twice, parts.open_by_fingerprint),
+        search=search,
         listed_twice=parts.listed_twice,
         board=StatusBoard(parts.broker, parts.names.worker_status),
         door=Door(parts.settings, parts.names, parts.broker, parts.publisher, parts.users),

@@ -1,103 +1,148 @@
-"""Products by words, by a picture, or by both: the query is encoded as products are, then its nearest are found.
+"""Products by words, by a picture, or by both, from two halves: by vectors, of what is meant, and by the very words.
 
-The model of queries is loaded at the first search, not before: an api that nobody searches needs no torch. One thread
-owns it.
+The dense half encodes the query as products are and asks the vector store for the nearest. The lexical half is in
+memory, on the shelf. Their orders are fused by reciprocal rank, with that of what a user would click next, if one is
+named. Where one half cannot answer, the other does alone, and the answer says so.
 
 In a fused vector of encoders that were not trained, words and pictures lie in directions of their own: there, words
 find products by their words and pictures by their pictures. Once they were aligned, words find pictures without words.
 """
 
-import logging
-from base64 import b64decode
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as TooLate
-from functools import partial
-from threading import Lock
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field
-
-from encoders.product import ProductEncoder  # imports torch when it is called, not before
-from encoders.version import Version
+from encoders.product import ProductEncoder, ProductQuery, UnknownDevice  # imports torch when it is called, not before
+from encoders.reciprocal_rank import Fused, fuse_ranks
 from encoders.weights import UnknownSource
+from store.conditions import Conditions
 from store.records import StoreUnavailable
-from store.vectors import VectorStore
-from streams.filters import BadQuery, Filters
+from store.vectors import Hit, VectorStore
+from streams.filters import BadQuery
 from streams.listed_twice import ListedTwice
-from streams.picture_decoding import PictureMissing, decode
+from streams.query_encoder import QueryEncoder, StillLoading
+from streams.search_query import SearchQuery, Wanted, WordsQuery, wanted
 from streams.settings import Settings
-from streams.version_files import load_encoder
-
-log = logging.getLogger(__name__)
+from streams.shelf_search import FoundByWords, FoundProduct, NextClicks, ShelfSearch
 
 LOADED_WITHIN_S = 20.0  # a search waits for the model for so long; it takes about 5 s from a warm disk
-NEEDS = {"image": ("picture", "words"), "text": ("words", "picture")}  # by -> what is searched by, and what is not
-Weight = Annotated[float, Field(ge=0, le=1_000, allow_inf_nan=False)]
+LOADED_WITHIN_BESIDE_WORDS_S = 0.05  # or for so long, where the lexical half has answered
+DEPTH = 100  # products of each half that are fused, at least, and of the dense half those that facets count
+SPARE = 20  # more than a page needs: what sold out a moment ago may be among them
+AWAY = (StillLoading, StoreUnavailable, UnknownSource, UnknownDevice)
 
 
-class WordsQuery(Filters):
-    """What is searched by words alone."""
+@dataclass
+class _Halves:
+    """What answers one query: each gives so many products, best first, and is asked once for as many."""
 
-    q: Annotated[str, Field(max_length=1_000)] = ""
-    by: Literal["fused", "image", "text"] = "fused"
-    all: bool = False  # sold-out products, too
-    limit: Annotated[int, Field(ge=1, le=200)] = 20
+    by_words: Callable[[int], FoundByWords] | None = None
+    by_vectors: Callable[[int], Sequence[Hit]] | None = None
 
-
-class SearchQuery(WordsQuery):
-    """What is searched by words, by a picture, or by both."""
-
-    picture: str | None = None  # base64 of a file as it is: JPEG, PNG, WebP, GIF or BMP
-    words_weight: Weight = 1.0
-    image_weight: Weight = 1.0
-
-
-class StillLoading(Exception):
-    """The model is not loaded yet: try again in some seconds."""
+    def orders(self, depth: int) -> dict[str, list[str]]:
+        orders = {}
+        if self.by_words:
+            orders["lexical"] = self.by_words(depth).product_ids
+        if self.by_vectors:
+            orders["dense"] = [hit.product_id for hit in self.by_vectors(depth)]
+        return orders
 
 
 class Search:
-    """Answers queries from the vector store. Its methods may be called from any thread."""
+    """Answers queries. Its methods may be called from any thread."""
 
     def __init__(
         self,
         settings: Settings,
         vectors: VectorStore,
+        shelf: ShelfSearch,
         listed_twice: ListedTwice,
         load: Callable[[str], ProductEncoder] | None = None,
         *,
+        next_clicks: NextClicks | None = None,
         loaded_within_s: float = LOADED_WITHIN_S,
     ) -> None:
-        """load makes the encoder of this fingerprint, in the thread that owns it; it may raise UnknownSource and
-        UnknownDevice. None: the one of the settings, if it is that."""
+        """
+        load         as QueryEncoder takes it
+        next_clicks  None: no order is a user's own
+        """
         self._settings = settings
         self._vectors = vectors
+        self._shelf = shelf
         self._listed_twice = listed_twice
-        self._load = load or self._load_by_settings
+        self._next_clicks = next_clicks
+        self._encoder = QueryEncoder(settings, load)
         self._loaded_within_s = loaded_within_s
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="search")
-        self._encoder: Future[ProductEncoder] | None = None
-        self._fingerprint: str | None = None  # of that one
-        self._lock = Lock()
 
-    def find(self, query: WordsQuery) -> dict[str, Any]:
-        """The products nearest to the query among those that meet all its conditions, best first, what is listed twice
-        once; the score is the cosine. Encoded and searched by one version of the encoders, the one that serves.
+    def find(self, query: WordsQuery, lack: str | None = None) -> dict[str, Any]:
+        """The products that meet all conditions of the query, best first, what is listed twice once.
 
-        Raises BadQuery, StillLoading, StoreUnavailable, and what ended the loading of the model.
+        lack  why the shelf cannot be asked; then the dense half answers alone
+
+        The score is 1 for what stands first in every order, and falls with the ranks, which are told beside it. Facets
+        count the listings that have as many of the words as the best one has, no more of them corrected, and the DEPTH
+        that are nearest by vectors, all under the conditions. Encoded and searched by one version of the encoders, the
+        one that serves.
+
+        Raises BadQuery, and where neither half can answer StillLoading, StoreUnavailable, and what ended the loading.
         """
         asked = query if isinstance(query, SearchQuery) else SearchQuery(**query.model_dump())
-        words, picture = self._wanted(asked)
-        conditions = asked.conditions(self._vectors.currencies)
+        s = self._settings
+        wants = wanted(asked, picture_max_bytes=s.picture_max_bytes, picture_max_pixels=s.picture_max_pixels)
+        if lack and asked.mode == "lexical":
+            raise StoreUnavailable(lack)
+        conditions = asked.conditions(self._vectors.currencies if lack else self._shelf.currencies)
+        halves, read, serving = _Halves(), None, None
+        degraded = f"found by vectors alone: {lack}" if lack and asked.mode == "hybrid" else None
+        if wants.words and asked.mode != "dense" and not lack:
+            halves.by_words = cache(partial(self._shelf.by_words, wants.words, conditions, sold_out=asked.all))
+            read = halves.by_words(_depth(asked.limit))
+        if asked.mode != "lexical":
+            try:
+                serving, halves.by_vectors = self._nearest(asked, wants, conditions, read)
+            except AWAY as away:
+                if read is None:
+                    raise
+                degraded = f"found by words alone: {away}"
+        weights = {"lexical": asked.lexical_weight * wants.words_share, "dense": asked.dense_weight}
+        if len(halves.orders(_depth(asked.limit))) == 1:  # one half alone counts whatever it weighs
+            weights = {"lexical": 1.0, "dense": 1.0}
+        weights["user"] = asked.user_weight
+        there = partial(self._there, asked, conditions, halves, weights, is_full=not lack)
+        page = self._listed_twice.fill_page(there, asked.limit)
+        return {
+            "by": asked.by,
+            "mode": asked.mode,
+            "encoder": serving,
+            "degraded": degraded,
+            "corrected": read.corrected if read else {},
+            "unknown": read.unknown if read else [],
+            "is_personal": any("user" in one.fused.ranks for one in page),
+            "items": [_item(one) for one in page],
+            "facets": None if lack or not asked.facets else self._facets(asked, conditions, halves),
+        }
+
+    def close(self) -> None:
+        """No more searches; one in hand is answered."""
+        self._encoder.close()
+
+    # --- the dense half ------------------------------------------------------------------------------------------
+
+    def _nearest(
+        self, asked: SearchQuery, wants: Wanted, conditions: Conditions, read: FoundByWords | None
+    ) -> tuple[str, Callable[[int], Sequence[Hit]]]:
+        """The version that serves, and what finds the nearest by it; that has found a page already."""
         serving = self._vectors.serving()
         if serving is None:
             raise StoreUnavailable("there is no collection of products yet: is the index role up?")
-        encoder = self._loaded(serving)
-        encoding = self._thread.submit(encoder.encode_query, words, picture, asked.words_weight, asked.image_weight)
-        vector = encoding.result().get(asked.by)
+        words = read.reading if read else wants.words
+        encoded = self._encoder.encode(
+            serving,
+            ProductQuery(words, wants.picture, asked.words_weight, asked.image_weight),
+            loaded_within_s=LOADED_WITHIN_BESIDE_WORDS_S if read else self._loaded_within_s,
+        )
+        vector = encoded.get(asked.by)
         if vector is None:
             raise BadQuery("the query has no word that the encoder knows: use others")
         nearest = partial(
@@ -108,82 +153,58 @@ class Search:
             conditions=conditions,
             fingerprint=serving,
         )
-        hits = self._listed_twice.fill_page(nearest, asked.limit)
-        items = [
-            {
-                "product_id": hit.product_id,
-                "score": hit.score,
-                "title": hit.payload.get("title"),
-                "offer": hit.payload,
-            }
-            for hit in hits
-        ]
-        return {"by": asked.by, "encoder": serving, "items": items}
+        by_vectors: Callable[[int], Sequence[Hit]] = cache(nearest)
+        by_vectors(_depth(asked.limit))
+        return serving, by_vectors
 
-    def close(self) -> None:
-        """No more searches; one in hand is answered."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+    # --- both ----------------------------------------------------------------------------------------------------
 
-    def _wanted(self, query: SearchQuery) -> tuple[str, NDArray[np.uint8] | None]:
-        """The words and the decoded picture, each only if it counts. Raises BadQuery if nothing is left."""
-        given = {"words": bool(query.q.strip()), "picture": bool(query.picture)}
-        if not any(given.values()):
-            raise BadQuery("the query is empty: give words, a picture, or both")
-        counts = {
-            "words": given["words"] and query.words_weight > 0,
-            "picture": given["picture"] and query.image_weight > 0,
-        }
-        if not any(counts.values()):
-            raise BadQuery("what is given has the weight 0: raise words_weight or image_weight")
-        if query.by != "fused":
-            needed, unused = NEEDS[query.by]
-            if not counts[needed]:
-                raise BadQuery(f"by={query.by} searches by {needed}, and there is none: give one, or take by=fused")
-            if counts[unused]:
-                raise BadQuery(f"by={query.by} does not look at {unused}: leave it out, or take by=fused")
-        picture = self._decoded(query.picture) if counts["picture"] and query.picture else None
-        return query.q if counts["words"] else "", picture
+    def _there(
+        self,
+        asked: SearchQuery,
+        conditions: Conditions,
+        halves: _Halves,
+        weights: dict[str, float],
+        count: int,
+        *,
+        is_full: bool,
+    ) -> list[FoundProduct]:
+        """So many products, if there are as many, in the fused order."""
+        orders = halves.orders(_depth(count))
+        fused = fuse_ranks(orders, weights)
+        hits = {hit.product_id: hit for hit in halves.by_vectors(_depth(count))} if halves.by_vectors else {}
+        if not is_full:
+            return [FoundProduct.of_hit(one, hits[one.thing]) for one in fused[:count]]
+        if asked.user is not None and (hers := self._hers(asked.user, fused)):
+            fused = fuse_ranks({**orders, "user": hers}, weights)
+        return self._shelf.still_there(fused, hits, conditions, count, sold_out=asked.all)
 
-    def _decoded(self, packed: str) -> NDArray[np.uint8]:
-        most = self._settings.picture_max_bytes
-        try:
-            content = b64decode("".join(packed.split()), validate=True)
-        except ValueError as error:
-            raise BadQuery(f"picture: it is not base64 ({error}): send the file's bytes in base64") from error
-        if len(content) > most:
-            raise BadQuery(f"picture: it has more than {most} bytes: shrink it or raise FRESHET_PICTURE_MAX_BYTES")
-        picture = decode(content, self._settings.picture_max_pixels)
-        if isinstance(picture, PictureMissing):
-            raise BadQuery(f"picture: {picture.reason}")
-        return picture.array
+    def _hers(self, user_id: str, fused: Sequence[Fused[str]]) -> list[str]:
+        """Those that the ranking knows, the likeliest to be clicked first; none while nothing is known of the user."""
+        product_ids = [one.thing for one in fused]
+        scores = self._next_clicks(user_id, product_ids) if self._next_clicks else None
+        if scores is None:
+            return []
+        known = [(score, product_id) for score, product_id in zip(scores.tolist(), product_ids, strict=True)]
+        return [product_id for score, product_id in sorted(known, key=lambda one: -one[0]) if score == score]
 
-    # --- the model -----------------------------------------------------------------------------------------------
+    def _facets(self, asked: SearchQuery, conditions: Conditions, halves: _Halves) -> dict[str, Any]:
+        depth = _depth(asked.limit)
+        closest = halves.by_words(depth).closest if halves.by_words else None
+        nearest = halves.orders(depth).get("dense", [])[:DEPTH]
+        return self._shelf.facets(asked.facets, closest, nearest, conditions, sold_out=asked.all)
 
-    def _loaded(self, serving: str) -> ProductEncoder:
-        """The encoder. Raises StillLoading; a loading that failed is tried again by the next search."""
-        with self._lock:
-            if self._encoder is None or self._fingerprint != serving:
-                log.info("search loads the encoder fingerprint=%s", serving)
-                self._encoder, self._fingerprint = self._thread.submit(self._load, serving), serving
-            loading = self._encoder
-        try:
-            return loading.result(self._loaded_within_s)
-        except TooLate as late:
-            if loading.done():  # the loading itself timed out
-                raise
-            raise StillLoading("the encoder of queries is being loaded: try again in some seconds") from late
-        except BaseException:
-            with self._lock:
-                if self._encoder is loading:
-                    self._encoder = None
-            raise
 
-    def _load_by_settings(self, fingerprint: str) -> ProductEncoder:
-        s = self._settings
-        version = Version(s.image_encoder, s.text_encoder)
-        if version.fingerprint != fingerprint:
-            raise UnknownSource(
-                f"the products' vectors are of the encoders {fingerprint}, the settings name {version.fingerprint}: "
-                "set FRESHET_IMAGE_ENCODER and FRESHET_TEXT_ENCODER as they were"
-            )
-        return load_encoder(s, version)
+def _depth(count: int) -> int:
+    return max(DEPTH, count + SPARE)
+
+
+def _item(found: FoundProduct) -> dict[str, Any]:
+    return {
+        "product_id": found.product_id,
+        "score": found.fused.score,
+        "ranks": found.fused.ranks,
+        "cosine": found.cosine,
+        "title": found.title,
+        "offer": found.offer,
+    }

@@ -6,13 +6,14 @@ lock.
 
 from array import array
 from collections.abc import Collection, Hashable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.next_click import Mask, longer
+from encoders.next_click import Mask, Rows, longer
 from store.conditions import Conditions
+from streams.lexical import Document, LexicalIndex
 
 NONE = -1
 Attribute = tuple[str, str]  # name and value
@@ -55,6 +56,7 @@ class ShelfOffers:
         self._attributes: list[tuple[Attribute, ...]] = []  # of each row, sorted
         self._rows_with: dict[Attribute, tuple[Attribute, array[int]]] = {}  # itself, and rows in no order
         self._pictures: list[str | None] = []
+        self.words = LexicalIndex()
 
     def grow(self, rows: int) -> None:
         """There is room for so many."""
@@ -75,6 +77,7 @@ class ShelfOffers:
         self._availability[row] = self._availabilities.number_of(offer.get("availability") or "in_stock")
         self._put_attributes(row, offer.get("attributes") or {})
         self._pictures[row] = links[0] if links else None
+        self.words.put(row, Document.of(offer))
 
     def clear(self, row: int) -> None:
         """Nothing is offered here."""
@@ -82,6 +85,7 @@ class ShelfOffers:
         self._amount[row] = NONE
         self._put_attributes(row, {})
         self._pictures[row] = None
+        self.words.put(row, None)
 
     def meeting(self, conditions: Conditions) -> Mask:
         """(P,) bool, a new array: the rows whose offers meet every condition."""
@@ -135,6 +139,22 @@ class ShelfOffers:
         """Of the row's offer, by their names."""
         return dict(self._attributes[row])
 
+    def counts(self, name: Literal["brand", "category", "availability"], rows: Rows) -> dict[str, int]:
+        """How many of these rows have each value; one with several categories is counted in each."""
+        if name == "category":
+            counts: dict[str, int] = {}
+            for path, count in _counted(self._path[rows]):
+                for category in set(self._paths.values[path]):
+                    counts[category] = counts.get(category, 0) + count
+            return counts
+        seen, numbers = (self.brands, self.brand) if name == "brand" else (self._availabilities, self._availability)
+        return {seen.values[number]: count for number, count in _counted(numbers[rows])}
+
+    def amounts(self, rows: Rows) -> dict[str, NDArray[np.float64]]:
+        """The prices of these rows, by currency."""
+        own = self._currency[rows]
+        return {self._currencies.values[number]: self._amount[rows][own == number] for number, _ in _counted(own)}
+
     def _number_of_path(self, path: tuple[str, ...]) -> int:
         known = len(self._paths.values)
         number = self._paths.number_of(path)
@@ -162,3 +182,9 @@ class ShelfOffers:
     @staticmethod
     def _with(numbers: NDArray[np.signedinteger[Any]], number: int | None) -> Mask:
         return np.zeros(len(numbers), np.bool_) if number is None else numbers == number
+
+
+def _counted(numbers: NDArray[np.signedinteger[Any]]) -> list[tuple[int, int]]:
+    """Each number but NONE, and how often it is there."""
+    each, counts = np.unique(numbers[numbers != NONE], return_counts=True)
+    return list(zip(each.tolist(), counts.tolist(), strict=True))

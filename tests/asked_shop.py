@@ -23,12 +23,14 @@ from streams.list_feed import ListFeed
 from streams.listed_twice import ListedTwice
 from streams.live_lists import LiveLists
 from streams.look_alikes import LookAlikes
+from streams.next_clicks import NextClicks
 from streams.ports import free_port
 from streams.replicas import ReplicaEnded
 from streams.search import Search
 from streams.settings import Settings
 from streams.shelf import Shelf
 from streams.shelf_lists import ShelfLists
+from streams.shelf_search import ShelfSearch
 from streams.status import StatusBoard
 from streams.topics import topic_names
 
@@ -82,7 +84,11 @@ class AskedShop:
         self.backlogs: dict[str, Backlog] = {}  # as the broker tells them
         self.listed_twice = ListedTwice(self.shelf, keeps_one=True)
         self.feed = ListFeed(Broker(self.settings), topic_names(self.settings, "f").recommendations)
-        self.search = Search(self.settings, self.vectors, self.listed_twice, load)
+        self.shelf_search = ShelfSearch(self.shelf)
+        next_clicks = NextClicks(self.shelf, self.users)
+        self.search = Search(
+            self.settings, self.vectors, self.shelf_search, self.listed_twice, load, next_clicks=next_clicks.of
+        )
         self.api = Api(
             self.settings,
             users=self.users,

@@ -1,6 +1,7 @@
 """The api over real stores: SQLite, and the vector store embedded."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -402,3 +403,10 @@ async def test_a_taken_port_says_what_to_do(shop: AskedShop) -> None:
         pytest.raises(PortTaken, match=r"cannot listen on 127.0.0.1:\d+ .* else set FRESHET_API_PORT to a free port"),
     ):
         await shop.api.run()
+
+
+def test_the_second_part_of_an_answer_does_not_wait_for_the_first_to_be_acknowledged() -> None:
+    with listen("127.0.0.1", 0, setting="") as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

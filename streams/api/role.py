@@ -97,7 +97,7 @@ class Api:
         self._started = False
         access, counts = self._access, {"products": products.counts, "users": users.counts, "vectors": vectors.count}
         asked = APIRouter(prefix="/v1")
-        asked.include_router(search_routes(search, access))
+        asked.include_router(search_routes(search, self.views, access))
         asked.include_router(encoder_routes(EncoderStore(products.engine), vectors, products, access))
         asked.include_router(status_routes(board, counts, backlogs or Backlogs(settings).now, access))
         asked.include_router(event_routes(door, access))

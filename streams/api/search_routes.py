@@ -5,21 +5,67 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query
 
 from streams.api.access import Access
-from streams.search import Search, SearchQuery, WordsQuery
+from streams.api.openapi import answers
+from streams.api.views import Views
+from streams.search import Search
+from streams.search_query import SearchQuery, WordsQuery
+
+FOUND = {
+    "by": "fused",
+    "mode": "hybrid",
+    "encoder": "3f2a9c51d07e",
+    "degraded": None,
+    "corrected": {"kettel": ["kettle"]},
+    "unknown": [],
+    "is_personal": False,
+    "items": [
+        {
+            "product_id": "k-7",
+            "score": 0.99,
+            "ranks": {"lexical": 1, "dense": 2},
+            "cosine": 0.61,
+            "title": "Electric kettle of steel",
+            "offer": {
+                "brand": "Nord",
+                "category": ["Home", "Kitchen"],
+                "price": {"amount": 25.0, "currency": "EUR"},
+                "availability": "in_stock",
+                "image_link": "https://shop.example/k-7.jpg",
+            },
+        }
+    ],
+    "facets": {
+        "total": 12,
+        "brand": [{"value": "Nord", "count": 9}, {"value": "Lux", "count": 3}],
+        "price": [{"currency": "EUR", "price_min": 12.0, "price_max": 25.0, "count": 12}],
+    },
+}
+BOTH = {"summary": "Words and a picture", "value": {"q": "summer dress", "picture": "/9j/4AAQSkZJRg==", "limit": 5}}
+FILTERED = {"summary": "Words under filters", "value": {"q": "kettel", "price_max": 30, "facets": ["brand", "price"]}}
 
 
-def search_routes(search: Search, access: Access) -> APIRouter:
-    """The routes."""
-    routes = APIRouter(tags=["search"], dependencies=[access.needs("read")])
+def search_routes(search: Search, views: Views, access: Access) -> APIRouter:
+    """The routes. While the shelf is still being read, products are found by vectors alone."""
+    routes = APIRouter(
+        prefix="/search",
+        tags=["search"],
+        dependencies=[access.needs("read")],
+        responses=answers(FOUND),
+    )
 
-    @routes.get("/search")
+    @routes.get("", summary="Products by words")
     def search_by_words(query: Annotated[WordsQuery, Query()]) -> dict[str, Any]:
-        """The products nearest to the words `q`, best first, with their offers."""
-        return search.find(query)
+        """The products that `q` describes or names, best first, with their offers. A score is 1 for what stands first
+        by every order in `ranks`. `corrected` has the words that were misspelled, `degraded` says why a half of the
+        search did not answer, and `facets` counts `total` listings: those with as many of the words as the best one
+        has, and the 100 nearest by vectors."""
+        return search.find(query, views.lack())
 
-    @routes.post("/search")
-    def search_by_words_and_picture(query: Annotated[SearchQuery, Body()]) -> dict[str, Any]:
+    @routes.post("", summary="Products by words, by a picture, or by both")
+    def search_by_words_and_picture(
+        query: Annotated[SearchQuery, Body(openapi_examples={"both": BOTH, "filtered": FILTERED})],
+    ) -> dict[str, Any]:
         """The same by words, by a picture, or by both with weights: `picture` is a file's bytes in base64."""
-        return search.find(query)
+        return search.find(query, views.lack())
 
     return routes
