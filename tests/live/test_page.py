@@ -2,9 +2,11 @@
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 from brokers import EmbeddedBroker, settings_on
@@ -38,7 +40,15 @@ def shop(
             system.send(system.names.catalog_updates, product["product_id"].encode(), orjson.dumps(product))
         system.confirm()
         system.until_quiet(120)
+        system.until(partial(is_ready, settings.api_port), 180, "the api is ready")
         yield system, products
+
+
+def is_ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -89,18 +99,18 @@ def test_words_find_products_and_a_click_changes_the_list_without_a_reload(shop:
     page.wait_for_function(
         "title => document.querySelector('#found .card span')?.innerText.startsWith(title)", arg=wanted["title"]
     )
-    page.evaluate("window.isTheSamePage = true")
+    page.evaluate("() => (window.isTheSamePage = true)")
     page.locator("#found .card").first.click()
     page.wait_for_selector("#product-title")
     assert page.inner_text("#product-title") == wanted["title"]
-    page.wait_for_function("/ms after your click/.test(document.getElementById('you').textContent)")
+    page.wait_for_function("() => /ms after your click/.test(document.getElementById('you').textContent)")
     after = titles(page, "#yours")
     assert after != before
-    assert page.evaluate("window.isTheSamePage"), "it was loaded again"
+    assert page.evaluate("() => window.isTheSamePage"), "it was loaded again"
     assert page.inner_text("#problem") == ""
     reasons = page.locator("#yours small").all_inner_texts()
     assert any(wanted["title"] in reason for reason in reasons), reasons
-    page.wait_for_function("[...document.querySelectorAll('.one img')].every(image => image.naturalWidth > 0)")
+    page.wait_for_function("() => [...document.querySelectorAll('.one img')].every(image => image.naturalWidth > 0)")
     keep(page, "product")
 
 
@@ -118,7 +128,7 @@ def test_a_picture_finds_its_product(shop: Any, page: Any) -> None:
 def test_what_sells_out_disappears_from_the_list(shop: Any, page: Any) -> None:
     system, products = shop
     page.locator("#found .card").first.click()  # from now on she is somebody with a list
-    page.wait_for_function("/ms after your click/.test(document.getElementById('you').textContent)")
+    page.wait_for_function("() => /ms after your click/.test(document.getElementById('you').textContent)")
     gone = titles(page, "#yours")[0]
     product_id = next(product["product_id"] for product in products if product["title"] == gone)
     patch = {"op": "patch", "product_id": product_id, "availability": "out_of_stock"}
@@ -133,11 +143,11 @@ def test_what_sells_out_disappears_from_the_list(shop: Any, page: Any) -> None:
 
 def test_it_can_be_used_by_keyboard_and_on_a_narrow_screen(page: Any) -> None:
     page.set_viewport_size({"width": 360, "height": 700})
-    assert page.evaluate("document.documentElement.scrollWidth <= 360"), "nothing stands beyond the edge"
+    assert page.evaluate("() => document.documentElement.scrollWidth <= 360"), "nothing stands beyond the edge"
     page.locator("#words").focus()
     page.keyboard.type("lamp")
     page.keyboard.press("Enter")
-    page.wait_for_function("document.getElementById('found-title').textContent.includes('lamp')")
+    page.wait_for_function("() => document.getElementById('found-title').textContent.includes('lamp')")
     page.locator("#found .card").first.focus()
     page.keyboard.press("Enter")
     page.wait_for_selector("#product-title")
@@ -146,7 +156,7 @@ def test_it_can_be_used_by_keyboard_and_on_a_narrow_screen(page: Any) -> None:
 
 def test_the_operator_sees_every_role_at_work(shop: Any, page: Any) -> None:
     page.goto(f"http://127.0.0.1:{shop[0].settings.api_port}/operator")
-    page.wait_for_function("document.querySelectorAll('#roles tbody tr').length === 6")
+    page.wait_for_function("() => document.querySelectorAll('#roles tbody tr').length === 6")
     assert set(page.locator("#roles tbody tr td:nth-child(2)").all_inner_texts()) == {"running"}
     page.wait_for_selector("#new .card")
     keep(page, "operator")
