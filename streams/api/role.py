@@ -23,6 +23,7 @@ from streams.api.encoder_routes import encoder_routes
 from streams.api.event_routes import event_routes
 from streams.api.list_routes import list_routes
 from streams.api.operation_routes import probe_routes, status_routes
+from streams.api.page_routes import page_routes, picture_routes
 from streams.api.person_routes import person_routes
 from streams.api.problems import handle_errors
 from streams.api.product_routes import product_routes
@@ -104,8 +105,9 @@ class Api:
         asked.include_router(list_routes(lists, feed, self.views, access))
         asked.include_router(shelf_routes(shelf_lists, self.views, access))
         asked.include_router(user_routes(users, look_alikes, self.views, access))
+        asked.include_router(picture_routes(shelf_lists, settings, self.views, access))
         asked.include_router(product_routes(products, vectors, shelf_lists, listed_twice, self.views, access))
-        self.app = self._make_app(probe_routes(board, counts, self.views), asked)
+        self.app = self._make_app(probe_routes(board, counts, self.views), page_routes(), asked)
         config = uvicorn.Config(
             self.app,
             log_config=None,
