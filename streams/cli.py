@@ -4,6 +4,7 @@ Every import of weight is inside a command, so that `freshet --help` is quick.
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -104,9 +105,12 @@ def worker(
 def demo(
     shop: Annotated[Path | None, typer.Option(help="A real shop's folder; without it, one is drawn.")] = None,
     seconds: Annotated[float, typer.Option(min=20, max=600, help="How long the shop is played.")] = 60,
+    stay: Annotated[
+        bool | None, typer.Option("--stay/--no-stay", help="Keep the page open after that; on a terminal it is.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Start everything embedded, play a shop for a minute, show what happens, stop everything. Ctrl-C stops it early.
+    """Start everything embedded, play a shop for a minute, show what happens, and a page to play with. Ctrl-C ends it.
 
     Either way it ends with 0 and leaves neither a process nor a file behind.
     """
@@ -117,7 +121,8 @@ def demo(
         read_settings()  # so that what is wrong is told before anything is drawn
         from streams.demo_screen import show
 
-        asyncio.run(show(shop, seconds=seconds, json=as_json))
+        stays = sys.stdout.isatty() and not as_json if stay is None else stay
+        asyncio.run(show(shop, seconds=seconds, json=as_json, stay=stays))
     except KeyboardInterrupt:  # in the first seconds, while all this is imported and nothing has been started
         typer.echo("stopped; nothing was started yet", err=True)
 

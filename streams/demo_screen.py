@@ -22,13 +22,15 @@ STOPPED = "stopped; no process is left"
 TOO_SHORT = "not seen: the time did not suffice, or no list held a product"
 
 
-async def show(shop: Path | None, *, seconds: float, json: bool) -> None:
+async def show(shop: Path | None, *, seconds: float, json: bool, stay: bool) -> None:
     """Play on the terminal and print the summary. Ctrl-C, SIGTERM and a closed terminal end it early; nothing is left.
+
+    stay  after the summary the page goes on, until one of these
 
     Raises what stage() and Stage.run() raise; nothing is left then either.
     """
     console = Console(stderr=json)
-    playing = asyncio.create_task(_play(shop, seconds, console))
+    playing = asyncio.create_task(_play(shop, seconds, console, json=json, stay=stay))
 
     def end_early() -> None:
         if not playing.cancelling():  # a second Ctrl-C must not end the clearing away
@@ -40,7 +42,7 @@ async def show(shop: Path | None, *, seconds: float, json: bool) -> None:
             loop.add_signal_handler(number, end_early)
             heard.append(number)
     try:
-        seen = await playing
+        await playing
     except asyncio.CancelledError:
         console.print(STOPPED)
         return
@@ -48,15 +50,12 @@ async def show(shop: Path | None, *, seconds: float, json: bool) -> None:
         for number in heard:  # nothing is left to end: a signal while the process exits must not change how it does
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
-    if json:
-        print(orjson.dumps(as_json(seen), option=orjson.OPT_INDENT_2).decode())
-    else:
-        console.print(summary(seen))
 
 
-async def _play(shop: Path | None, seconds: float, console: Console) -> Seen:
+async def _play(shop: Path | None, seconds: float, console: Console, *, json: bool, stay: bool) -> None:
     console.print(f"Preparing {f'the shop of {shop}' if shop else 'the drawn shop'}, then starting every part here")
     async with stage(shop, seconds=seconds) as on:
+        console.print(f"Open [bold]{on.url}[/] in a browser: search, click, and see your list change")
         running = asyncio.create_task(on.run())
         try:
             with Live(console=console, refresh_per_second=4, transient=True) as screen:
@@ -67,7 +66,13 @@ async def _play(shop: Path | None, seconds: float, console: Console) -> Seen:
         finally:
             running.cancel()
             await asyncio.wait({running})
-        return on.play.seen
+        if json:
+            print(orjson.dumps(as_json(on.play.seen), option=orjson.OPT_INDENT_2).decode())
+        else:
+            console.print(summary(on.play.seen))
+        if stay:
+            console.print(f"{on.url} stays open; Ctrl-C ends everything")
+            await on.stay()
 
 
 def live(seen: Seen, seconds: float) -> Panel:

@@ -41,6 +41,11 @@ class Stage:
         self._settings = settings
         self._supervisor = supervisor
 
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        return f"http://{self._settings.api_host}:{self._settings.api_port}"
+
     async def run(self) -> None:
         """Play, as soon as every role is ready.
 
@@ -58,6 +63,10 @@ class Stage:
         finally:
             self.play.seen.restarts = {name: count for name, count in self._supervisor.restarts.items() if count}
             await self.play.close()
+
+    async def stay(self) -> None:
+        """All runs on, until this is cancelled. Raises what ended a process for good."""
+        await self._supervisor.wait()
 
     async def _until_ready(self) -> None:
         missing = "no answer from the api"

@@ -156,25 +156,29 @@ class PictureLoader:
         return self._too_large(link) if too_large else bytes(body)
 
     def _from_file(self, link: str) -> bytes | PictureMissing:
-        if self._root is None:
-            return PictureMissing(f"{shown(link)} is a file, and no pictures_root is set: set it", retry=True)
-        try:
-            path = (self._root / _path_of(link)).resolve()
-            if not path.is_relative_to(self._root):
-                return PictureMissing(f"{shown(link)} lies outside of pictures_root: move it below", retry=True)
-            if not path.exists():
-                return PictureMissing(f"{shown(link)} is not below pictures_root: put it there", retry=True)
-            if not path.is_file():  # a pipe or a device would block for ever
-                return PictureMissing(f"{shown(link)} is not a regular file: link to one", retry=False)
-            with path.open("rb") as file:
-                content = file.read(self._max_bytes + 1)
-        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: symlinks in a circle
-            return PictureMissing(f"{shown(link)} cannot be read ({error}): check its name and rights", retry=True)
-        return self._too_large(link) if len(content) > self._max_bytes else content
+        return read_picture(link, self._root, self._max_bytes)
 
     def _too_large(self, link: str) -> PictureMissing:
-        reason = f"{shown(link)} has more than {self._max_bytes} bytes: shrink it or raise picture_max_bytes"
-        return PictureMissing(reason, retry=True)
+        return _too_large(link, self._max_bytes)
+
+
+def read_picture(link: str, root: Path | None, max_bytes: int) -> bytes | PictureMissing:
+    """The bytes of the file that the link names, which lies below root (resolved)."""
+    if root is None:
+        return PictureMissing(f"{shown(link)} is a file, and no pictures_root is set: set it", retry=True)
+    try:
+        path = (root / _path_of(link)).resolve()
+        if not path.is_relative_to(root):
+            return PictureMissing(f"{shown(link)} lies outside of pictures_root: move it below", retry=True)
+        if not path.exists():
+            return PictureMissing(f"{shown(link)} is not below pictures_root: put it there", retry=True)
+        if not path.is_file():  # a pipe or a device would block for ever
+            return PictureMissing(f"{shown(link)} is not a regular file: link to one", retry=False)
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: symlinks in a circle
+        return PictureMissing(f"{shown(link)} cannot be read ({error}): check its name and rights", retry=True)
+    return _too_large(link, max_bytes) if len(content) > max_bytes else content
 
 
 def shown(link: str) -> str:
@@ -200,3 +204,8 @@ def _path_of(link: str) -> str:
 def _refused(link: str, status: int) -> PictureMissing:
     retry = status in MAYBE_LATER or status >= 500
     return PictureMissing(f"{shown(link)} was answered with status {status} instead of 200: check the link", retry)
+
+
+def _too_large(link: str, max_bytes: int) -> PictureMissing:
+    reason = f"{shown(link)} has more than {max_bytes} bytes: shrink it or raise picture_max_bytes"
+    return PictureMissing(reason, retry=True)

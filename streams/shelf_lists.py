@@ -38,6 +38,18 @@ class ShelfLists:
         self._check = check
         self._keeps_one = keeps_one
 
+    def offer(self, product_id: str) -> dict[str, Any]:
+        """What is offered of a product, sold out or not. Raises UnknownProduct."""
+        self._check()
+        with self._shelf.lock:
+            row = self._row(product_id)
+            return {
+                "product_id": product_id,
+                "title": self._shelf.titles[row],
+                "listable": bool(self._shelf.listable[row]),
+                "offer": self._offers.told(row) | {"attributes": self._offers.attributes(row)},
+            }
+
     def neighbours(self, product_id: str, by: Neighbourhood, query: PageQuery) -> list[dict[str, Any]]:
         """The products that are clicked together with this one, or next after it; the score is the share of clicks.
 

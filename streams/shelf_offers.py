@@ -135,6 +135,10 @@ class ShelfOffers:
             "image_link": self._pictures[row],
         }
 
+    def attributes(self, row: int) -> dict[str, str]:
+        """Of the row's offer, by their names."""
+        return dict(self._attributes[row])
+
     def counts(self, name: Literal["brand", "category", "availability"], rows: Rows) -> dict[str, int]:
         """How many of these rows have each value; one with several categories is counted in each."""
         if name == "category":

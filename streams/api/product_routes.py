@@ -9,7 +9,7 @@ from store.products import ProductStore
 from store.records import StoreUnavailable
 from store.vectors import UnknownProduct, VectorStore
 from streams.api.access import Access
-from streams.api.list_routes import ITEM
+from streams.api.list_routes import ITEM, OFFER
 from streams.api.openapi import answers
 from streams.api.problems import no_product
 from streams.api.views import Views
@@ -19,6 +19,7 @@ from streams.shelf_lists import ShelfLists
 
 ProductId = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 SIMILAR = {"product_id": "lamp-1", "by": "fused", "items": [ITEM | {"score": 0.87}], "duplicates": []}
+OFFERED = ITEM | {"listable": True, "offer": OFFER | {"attributes": {"colour": "brass"}}}
 ACROSS = {"product_id": "lamp-1", "items": [ITEM | {"score": 0.98, "cosine": 0.81, "share": 0.04}]}
 
 
@@ -83,6 +84,20 @@ def product_routes(
         views.need("neighbours")
         try:
             return {"product_id": product_id, "items": lists.across_brands(product_id, query)}
+        except UnknownProduct as unknown:
+            raise HTTPException(404, no_product(product_id)) from unknown
+
+    @routes.get(
+        "/products/{product_id:path}/offer",
+        summary="What is offered of a product",
+        dependencies=[access.needs("read")],
+        responses=answers(OFFERED),
+    )
+    def offer(product_id: ProductId) -> dict[str, Any]:
+        """Its title, price, stock and attributes, sold out or not."""
+        views.need("offers")
+        try:
+            return lists.offer(product_id)
         except UnknownProduct as unknown:
             raise HTTPException(404, no_product(product_id)) from unknown
 

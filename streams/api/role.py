@@ -26,6 +26,7 @@ from streams.api.letter_routes import letter_routes
 from streams.api.list_routes import list_routes
 from streams.api.metrics import Measured, Metrics, metric_routes
 from streams.api.operation_routes import probe_routes, status_routes
+from streams.api.page_routes import page_routes, picture_routes
 from streams.api.person_routes import person_routes
 from streams.api.problems import handle_errors
 from streams.api.product_routes import product_routes
@@ -113,9 +114,10 @@ class Api:
         asked.include_router(list_routes(lists, feed, self.views, access))
         asked.include_router(shelf_routes(shelf_lists, self.views, access))
         asked.include_router(user_routes(users, look_alikes, self.views, access))
+        asked.include_router(picture_routes(shelf_lists, settings, self.views, access))
         asked.include_router(product_routes(products, vectors, shelf_lists, listed_twice, self.views, access))
         probes = probe_routes(board, counts, self.views)
-        self.app = self._make_app(probes, metric_routes(self.metrics, access), asked)
+        self.app = self._make_app(probes, metric_routes(self.metrics, access), page_routes(), asked)
         config = uvicorn.Config(
             self.app,
             log_config=None,

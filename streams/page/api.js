@@ -1,0 +1,83 @@
+// Asking Freshet: JSON over /v1 with the tab's key, if one is needed, and events as they come.
+
+const keyed = () => {
+  const key = sessionStorage.getItem("freshet-key");
+  return key ? { Authorization: `Bearer ${key}` } : {};
+};
+
+async function askForKey() {
+  const dialog = document.getElementById("key-needed");
+  if (!dialog.open) dialog.showModal();
+  await new Promise((done) => dialog.addEventListener("close", done, { once: true }));
+  sessionStorage.setItem("freshet-key", new FormData(dialog.querySelector("form")).get("key"));
+}
+
+async function send(path, options = {}) {
+  for (;;) {
+    const answer = await fetch(path, { ...options, headers: { ...options.headers, ...keyed() } });
+    if (answer.status !== 401) return answer;
+    await askForKey();
+  }
+}
+
+/** The JSON of an answer. Throws Error with the problem's detail. */
+export async function ask(path, { body, method, ...query } = {}) {
+  const known = Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== "");
+  const url = known.length ? `${path}?${new URLSearchParams(known)}` : path;
+  const options = body === undefined ? { method } : {
+    method: method ?? "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" },
+  };
+  let answer;
+  try {
+    answer = await send(url, options);
+  } catch {
+    throw new Error("Freshet does not answer: is it running? `make demo` or `freshet up` starts it.");
+  }
+  const value = answer.status === 204 ? null : await answer.json();
+  if (!answer.ok) throw Object.assign(new Error(value?.detail ?? `the answer was ${answer.status}`), { status: answer.status });
+  return value;
+}
+
+/** Calls told(event) with the JSON of each server-sent event until `signal` ends it; connects again when it breaks. */
+export async function follow(path, told, signal) {
+  for (let pause = 500; !signal.aborted; pause = Math.min(2 * pause, 8000)) {
+    try {
+      const answer = await send(path, { signal });
+      if (!answer.ok) throw new Error(String(answer.status));
+      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+      let rest = "";
+      for (;;) {
+        const { value, done } = await reader.read();
+        if (done) break;
+        pause = 500;
+        const events = (rest + value.replaceAll("\r", "")).split("\n\n");
+        rest = events.pop();
+        for (const event of events) {
+          const data = event.split("\n").filter((line) => line.startsWith("data:")).map((line) => line.slice(5));
+          if (data.length) told(JSON.parse(data.join("\n")));
+        }
+      }
+    } catch {
+      // It broke or could not begin: the pause, then once more.
+    }
+    if (!signal.aborted) await new Promise((done) => setTimeout(done, pause));
+  }
+}
+
+/** Where an <img> finds a product's picture: with a key, as a blob that was fetched with it. */
+export async function pictureOf(productId) {
+  const path = `/v1/products/${encodeURIComponent(productId)}/picture`;
+  if (!sessionStorage.getItem("freshet-key")) return path;
+  const answer = await send(path);
+  return answer.ok ? URL.createObjectURL(await answer.blob()) : "";
+}
+
+/** A file's bytes in base64. */
+export function inBase64(file) {
+  return new Promise((done, failed) => {
+    const reader = new FileReader();
+    reader.onload = () => done(reader.result.slice(reader.result.indexOf(",") + 1));
+    reader.onerror = () => failed(new Error(`${file.name} cannot be read`));
+    reader.readAsDataURL(file);
+  });
+}

@@ -1,0 +1,83 @@
+// How it runs: what each role says of itself, what went wrong, what is new.
+
+import { ask } from "./api.js";
+import { card, element, tell } from "./page.js";
+
+const EVERY_MS = 2000;
+const $ = (id) => document.getElementById(id);
+const number = (value, digits = 0) =>
+  value === null || value === undefined ? "–" : value.toLocaleString(undefined, { maximumFractionDigits: digits });
+
+function table(place, columns, rows) {
+  const head = element("tr", {}, ...columns.map(([title, kind]) => element("th", { className: kind ?? "", scope: "col" }, title)));
+  const body = rows.map((cells) => element(
+    "tr", {}, ...cells.map((cell, at) => element("td", { className: columns[at][1] ?? "" }, cell ?? "")),
+  ));
+  place.replaceChildren(element("thead", {}, head), element("tbody", {}, ...body));
+}
+
+function figures(status) {
+  const { roles, stores } = status;
+  const shown = {
+    "clicks a second": number(roles.clicks?.events_per_s, 1),
+    "products for sale, retrievable": number(stores.vectors?.fused),
+    "users": number(stores.users?.users),
+    "waiting, of all roles": number(Object.values(roles).reduce((sum, role) => sum + (role.lag ?? 0), 0)),
+    "age of the factors, s": number(status.factors_age_s, 1),
+    "dead letters": number(status.dead_letters),
+  };
+  $("figures").replaceChildren(...Object.entries(shown).map(([name, value]) => element(
+    "div", {}, element("dt", {}, name), element("dd", {}, value),
+  )));
+}
+
+function roles(status) {
+  const columns = [["role"], ["state"], ["workers", "number"], ["events", "number"], ["a second", "number"],
+    ["waiting", "number"], ["oldest, s", "number"], ["dead letters", "number"], ["waits for"]];
+  table($("roles"), columns, Object.entries(status.roles).map(([name, role]) => [
+    name, element("span", { className: role.alive ? "" : "wrong" }, role.state), number(role.workers), number(role.events),
+    number(role.events_per_s, 1), number(role.lag), number(role.oldest_unprocessed_s, 1), number(role.dead_letters), role.reason,
+  ]));
+  $("notes").replaceChildren(...status.notes.map((note) => element("li", {}, note)));
+}
+
+async function attempt(question, told) {
+  try {
+    told(await question());
+    $("problem").hidden = true;
+  } catch (error) {
+    $("problem").textContent = error.message;
+    $("problem").hidden = false;
+  }
+}
+
+async function look() {
+  if (!document.hidden) {
+    await attempt(() => ask("/v1/status"), (status) => { figures(status); roles(status); });
+    await attempt(() => ask("/v1/dead-letters"), letters);
+  }
+  setTimeout(look, EVERY_MS);
+}
+
+function letters({ reasons }) {
+  const columns = [["topic"], ["reason"], ["letters", "number"], [""]];
+  table($("letters"), columns, reasons.map(({ topic, reason, open }) => {
+    const replay = element("button", { type: "button" }, "Replay");
+    replay.addEventListener("click", () => attempt(
+      () => ask("/v1/dead-letters/replay", { body: { topic, reason } }),
+      (done) => tell(`${done.replayed.length} replayed, ${done.refused.length} refused: ${done.refused[0]?.why ?? reason}`),
+    ));
+    return [topic, reason, number(open), replay];
+  }));
+  if (!reasons.length) $("letters").append(element("caption", { className: "faint" }, "none: everything could be used"));
+}
+
+function products() {
+  attempt(() => ask("/v1/new", { limit: 12 }), ({ items }) => {
+    $("new").replaceChildren(...items.map((item) => card(item, () => (location.href = `/#/p/${encodeURIComponent(item.product_id)}`))));
+  });
+}
+
+look();
+products();
+setInterval(products, 5 * EVERY_MS);

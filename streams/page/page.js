@@ -1,0 +1,40 @@
+// What both views draw with.
+
+import { pictureOf } from "./api.js";
+
+/** An element with these properties and children; texts are never read as HTML. */
+export function element(name, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+}
+
+/** A price as the browser's language writes it; empty where there is none. */
+export function priced(offer) {
+  if (!offer?.price) return "";
+  const { amount, currency } = offer.price;
+  return new Intl.NumberFormat(undefined, { style: "currency", currency }).format(amount);
+}
+
+/** One more line in the strip of what just happened, the newest first. */
+export function tell(text) {
+  const strip = document.getElementById("happened");
+  strip.prepend(element("li", {}, `${new Date().toLocaleTimeString()} ${text}`));
+  while (strip.children.length > 30) strip.lastChild.remove();
+}
+
+/** A product's picture, or a sign that it has none. */
+export function picture(productId, title) {
+  const image = element("img", { alt: "", loading: "lazy", width: 200, height: 200, title: title ?? "" });
+  image.addEventListener("error", () => image.replaceWith(element("div", { className: "none", ariaHidden: "true" }, "▧")));
+  pictureOf(productId).then((source) => (image.src = source), () => image.dispatchEvent(new Event("error")));
+  return image;
+}
+
+/** A product to choose. */
+export function card(item, chosen) {
+  const words = element("span", {}, item.title ?? item.product_id, element("br"), element("small", {}, priced(item.offer)));
+  const button = element("button", { className: "card", type: "button" }, picture(item.product_id, item.title), words);
+  button.addEventListener("click", chosen);
+  return element("li", {}, button);
+}

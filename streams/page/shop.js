@@ -1,0 +1,174 @@
+// The shop: search, products, and a list that is refreshed by the click that was made on it.
+
+import { ask, follow, inBase64 } from "./api.js";
+import { card, element, picture, priced, tell } from "./page.js";
+
+const SHOWN = 24;
+const LISTED = 12;
+const CAUSES = { click: "a click", push: "a new product", retraction: "something sold out" };
+const STARTING = {}; // in place of an answer: it will be there soon
+const $ = (id) => document.getElementById(id);
+const user = sessionStorage.getItem("freshet-user") ?? `guest-${crypto.randomUUID().slice(0, 8)}`;
+sessionStorage.setItem("freshet-user", user);
+const mine = `/v1/users/${encodeURIComponent(user)}`;
+const clicked = new Map(); // event id -> when it was sent, of clicks whose list has not come
+let listed = null; // the newest list
+let asked = 0; // questions so far: an answer that comes after a later question is not shown
+
+// --- products ---
+
+function show(list, items, from) {
+  list.replaceChildren(...items.map((item) => card(item, () => visit(item.product_id, from))));
+  if (!items.length) list.append(element("li", { className: "faint" }, "nothing yet"));
+}
+
+function visit(productId, from) {
+  click(productId, from?.position === undefined ? "view_item" : "select_item", from);
+  location.hash = `#/p/${encodeURIComponent(productId)}`;
+}
+
+// --- the shelf of what was found ---
+
+async function start() {
+  $("product").hidden = true;
+  await found("Rising now", () => ask("/v1/trending", { limit: SHOWN }));
+}
+
+async function found(title, question) {
+  const turn = ++asked;
+  $("found-title").textContent = title;
+  let answer = await attempt(question);
+  while (answer === STARTING && turn === asked) {
+    await new Promise((done) => setTimeout(done, 1500));
+    answer = await attempt(question);
+  }
+  if (answer && turn === asked) show($("found"), answer.items);
+  return answer;
+}
+
+async function search(words, file) {
+  $("product").hidden = true;
+  lookedFor(file);
+  if (!words && !file) return start();
+  const began = performance.now();
+  const body = { q: words, limit: SHOWN, user };
+  if (file) body.picture = await inBase64(file);
+  const answer = await found(words ? `“${words}”` : "Like your picture", () => ask("/v1/search", { body }));
+  if (answer?.items) tell(`${answer.items.length} found in ${Math.round(performance.now() - began)} ms`);
+}
+
+function lookedFor(file) {
+  const shown = $("looked-for");
+  shown.hidden = !file;
+  if (!file) return;
+  const without = element("button", { type: "button" }, "Without it");
+  without.addEventListener("click", () => search($("words").value.trim()));
+  const image = element("img", { alt: "your picture", src: URL.createObjectURL(file) });
+  shown.replaceChildren(image, element("span", {}, file.name), without);
+}
+
+// --- one product ---
+
+async function product(productId) {
+  const place = $("product");
+  const path = `/v1/products/${encodeURIComponent(productId)}`;
+  const offer = await attempt(() => ask(`${path}/offer`));
+  if (!offer || offer === STARTING) return;
+  const isListable = offer.listable;
+  const buttons = [["add_to_cart", "Into the cart"], ["purchase", "Buy"]].map(([event, label], at) => {
+    const button = element("button", { type: "button", className: at ? "" : "main", disabled: !isListable }, label);
+    button.addEventListener("click", () => click(productId, event));
+    return button;
+  });
+  const { brand, category, attributes } = offer.offer;
+  const facts = [brand, category.join(" › "), ...Object.values(attributes)];
+  const shelves = [
+    ["Similar", `${path}/similar`, {}], ["Other brands", `${path}/across-brands`, {}],
+    ["Bought together", `${path}/similar`, { by: "together" }],
+  ].map(([title, from, query]) => ({ title, from, query, list: element("ul", { className: "products short" }) }));
+  place.replaceChildren(
+    element("div", { className: "one" }, picture(productId, offer.title), element(
+      "div", {}, element("h2", { id: "product-title" }, offer.title), element("p", {}, priced(offer.offer)),
+      element("p", { className: "faint" }, facts.filter(Boolean).join(" · ")),
+      element("p", { className: isListable ? "faint" : "wrong" }, isListable ? "in stock" : "sold out"),
+      element("div", { className: "buttons" }, ...buttons),
+    )),
+    ...shelves.flatMap(({ title, list }) => [element("h3", {}, title), list]),
+  );
+  place.hidden = false;
+  $("main").focus({ preventScroll: false });
+  scrollTo({ top: 0 });
+  for (const { from, query, list } of shelves) {
+    ask(from, { limit: 6, ...query }).then(({ items }) => show(list, items), () => show(list, []));
+  }
+}
+
+// --- your list ---
+
+async function click(productId, event, from = {}) {
+  const eventId = crypto.randomUUID();
+  clicked.set(eventId, performance.now());
+  const made = { event_id: eventId, user_id: user, product_id: productId, event };
+  if (from.position !== undefined) Object.assign(made, { list_id: from.list_id, position: from.position });
+  await attempt(() => ask("/v1/events/clicks", { body: { ...made, occurred_at: new Date().toISOString() } }));
+}
+
+function yours(list) {
+  const before = new Set((listed?.items ?? []).map((item) => item.product_id));
+  listed = list;
+  const sent = (list.event_ids ?? []).map((id) => clicked.get(id)).filter(Boolean);
+  (list.event_ids ?? []).forEach((id) => clicked.delete(id));
+  const took = sent.length ? Math.round(performance.now() - Math.max(...sent)) : null;
+  const why = CAUSES[list.cause];
+  const when = took !== null ? `${took} ms after your click` : why ? `after ${why}` : "as of now";
+  $("you").textContent = `${user}, ${when}`;
+  if (why) tell(`your list came ${when}`);
+  $("yours").replaceChildren(...list.items.slice(0, LISTED).map((item, at) => {
+    const button = element("button", { type: "button" }, picture(item.product_id, item.title), element(
+      "span", {}, item.title ?? item.product_id, element("br"), element("small", { className: "faint" }, item.reason),
+    ));
+    button.addEventListener("click", () => visit(item.product_id, { list_id: list.list_id, position: at }));
+    return element("li", { className: before.size && !before.has(item.product_id) ? "new" : "" }, button);
+  }));
+}
+
+// --- the page ---
+
+async function attempt(question) {
+  try {
+    const answer = await question();
+    $("problem").hidden = true;
+    return answer;
+  } catch (error) {
+    $("problem").textContent = error.message;
+    $("problem").hidden = false;
+    return error.status === 503 ? STARTING : null;
+  }
+}
+
+function go() {
+  const [, kind, id] = location.hash.match(/^#\/(p)\/(.+)$/) ?? [];
+  if (kind) product(decodeURIComponent(id));
+  else start();
+}
+
+$("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  search($("words").value.trim(), $("picture").files[0]);
+});
+$("picture").addEventListener("change", () => search($("words").value.trim(), $("picture").files[0]));
+document.addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dropping"); });
+document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.body.classList.remove("dropping"); });
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("dropping");
+  const [file] = event.dataTransfer.files;
+  if (file) search($("words").value.trim(), file);
+});
+document.addEventListener("paste", (event) => {
+  const [file] = event.clipboardData.files;
+  if (file) search($("words").value.trim(), file);
+});
+addEventListener("hashchange", go);
+go();
+follow(`${mine}/recommendations/stream`, yours, new AbortController().signal);
