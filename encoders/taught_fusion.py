@@ -8,8 +8,8 @@ each block, so that the weights are softmax_m(logits_m) over the tokens that the
 
     x = unit(sum_m softmax_m(logits) y_m),   fused = unit(W x)
 
-W is what clicks and categories have taught, or the identity. Because of the common token a product without words is
-found by words, and one without a picture by a picture.
+W is what clicks and categories have taught, or the identity; a reduction may make the fused vectors shorter. Because of
+the common token a product without words is found by words, and one without a picture by a picture.
 
 The fusion is fitted twice. At first image and text are the features, softly whitened; what it makes of whole products
 then teaches the maps of encoders.modality_maps, and what these tell by each modality are the tokens that stay.
@@ -65,25 +65,32 @@ class TaughtFusion(NamedTuple):
     details: Vectors  # (T,) what is said besides, on average: a query has none
     mix: Vectors | None = None  # W (D, D)
     alone: ModalityMaps | None = None  # to the vectors of pictures and of words by themselves; None: the features are
+    short: Reduction | None = None  # of the fused vectors (D,); None: they stay as they are
 
     @property
     def width(self) -> int:
-        """D"""
-        return sum(self._blocks)
+        """Of the fused vectors: D, or what the reduction leaves of it."""
+        return self._whole if self.short is None else self.short.axes.shape[1]
+
+    @property
+    def plain(self) -> Self:
+        """The same without W and without a reduction: what teaching begins with."""
+        return self._replace(mix=None, short=None)
 
     def fuse(self, image: Vectors, words: Words, attributes: Vectors) -> Vectors:
-        """The fused vectors (B, D) of unit length, zeros where nothing is known.
+        """The fused vectors (B, width) of unit length, zeros where nothing is known.
 
         image       (B, V), zeros where there is no picture
         attributes  (B, A)
         """
         tokens = self.tokens(image, words, attributes)  # (B, 4, D)
         x = unit_or_zero(np.einsum("bm,bmd->bd", self.weights(tokens), tokens))
-        return x if self.mix is None else unit_or_zero(x @ self.mix.T)
+        fused = x if self.mix is None else unit_or_zero(x @ self.mix.T)
+        return fused if self.short is None else self.short(fused)
 
     def weights(self, tokens: Vectors) -> Vectors:
         """(B, 4) by TOKENS: how much of the fused vector each is; exactly 0 for what is missing."""
-        per_block = np.repeat(self.logits, self._blocks) * np.float32(np.sqrt(self.width))  # the diagonal of A
+        per_block = np.repeat(self.logits, self._blocks) * np.float32(np.sqrt(self._whole))  # the diagonal of A
         present = np.any(tokens, axis=2)
         return attention_weights(tokens.sum(1), tokens, present, "learned", per_block)
 
@@ -92,7 +99,7 @@ class TaughtFusion(NamedTuple):
         common = unit_or_zero(self.heads.pictures(image) + self.heads.words(words.joined))
         said = words.joined if self._reads_all else words.headline
         parts = (self.image(image), self.text(said), attributes, self.common(common))
-        tokens = np.zeros((len(image), len(TOKENS), self.width), np.float32)
+        tokens = np.zeros((len(image), len(TOKENS), self._whole), np.float32)
         begin = 0
         for place, part in enumerate(parts):
             tokens[:, place, begin : begin + part.shape[1]] = part
@@ -101,7 +108,7 @@ class TaughtFusion(NamedTuple):
 
     def with_tokens(self, maps: ModalityMaps) -> Self:
         """The fusion whose image and text are what these maps tell, and W not taught yet."""
-        return self._replace(image=maps.image, text=maps.text, mix=None, alone=maps)
+        return self.plain._replace(image=maps.image, text=maps.text, alone=maps)
 
     def asked(self, text: Vectors) -> Words:
         """Words (B, T) that are no product's: what is said besides is what it is on average; nothing of zeros."""
@@ -112,6 +119,11 @@ class TaughtFusion(NamedTuple):
     def _reads_all(self) -> bool:
         """True if the text's token is made of all words, else of the headline."""
         return len(self.text.mean) != len(self.details)
+
+    @property
+    def _whole(self) -> int:
+        """D"""
+        return sum(self._blocks)
 
     @property
     def _blocks(self) -> list[int]:
@@ -128,15 +140,18 @@ class TaughtFusion(NamedTuple):
             state |= {f"{name}.{part}": array for part, array in reduction._asdict().items()}
         state |= _prefixed("heads.", self.heads.state())
         state |= {} if self.mix is None else {"mix": self.mix}
+        state |= {} if self.short is None else _prefixed("short.", self.short._asdict())
         return state | ({} if self.alone is None else _prefixed("alone.", self.alone.state()))
 
     @classmethod
     def from_state(cls, state: Mapping[str, Vectors]) -> Self:
         """The inverse of state. Raises KeyError for what is missing, ValueError for shapes that do not fit."""
-        image, text, common = (Reduction(state[f"{name}.mean"], state[f"{name}.axes"]) for name in REDUCED)
+        image, text, common = (_reduction(state, name) for name in REDUCED)
         heads, own = (under(state, prefix) for prefix in ("heads.", "alone."))
         others = (Alignment.from_state(heads), state["logits"], state["details"], state.get("mix"))
-        made = cls(image, text, common, *others, ModalityMaps.from_state(own) if own else None)
+        alone = ModalityMaps.from_state(own) if own else None
+        short = _reduction(state, "short") if "short.mean" in state else None
+        made = cls(image, text, common, *others, alone, short)
         made.check()
         return made
 
@@ -149,13 +164,16 @@ class TaughtFusion(NamedTuple):
             "logits": (self.logits.shape, (len(TOKENS),)),
             "details": (self.details.shape, (T,)),
             "text.mean": (self.text.mean.shape, (3 * T if self._reads_all else T,)),
-            "mix": ((self.width,) * 2 if self.mix is None else self.mix.shape, (self.width,) * 2),
+            "mix": ((self._whole,) * 2 if self.mix is None else self.mix.shape, (self._whole,) * 2),
         }
         reductions = {name: getattr(self, name) for name in REDUCED}
         if self.alone is not None:
             reductions |= {"alone.image": self.alone.image, "alone.text": self.alone.text}
             wanted["alone.image.mean"] = (self.alone.image.mean.shape, (V,))
             wanted["alone.text.mean"] = (self.alone.text.mean.shape, (3 * T,))
+        if self.short is not None:
+            reductions["short"] = self.short
+            wanted["short.mean"] = (self.short.mean.shape, (self._whole,))
         for name, reduction in reductions.items():
             wanted[f"{name}.axes"] = (reduction.axes.shape[:1], reduction.mean.shape)
         for name, (shape, fitting) in wanted.items():
@@ -201,6 +219,10 @@ def fit_fusion(
     first = TaughtFusion(image_map, text_map, common_map, heads, logits, details)
     maps = fit_modality_maps(views, words.joined, first.fuse(image, words, attributes))
     return first.with_tokens(maps)
+
+
+def _reduction(state: Mapping[str, Vectors], name: str) -> Reduction:
+    return Reduction(state[f"{name}.mean"], state[f"{name}.axes"])
 
 
 def _prefixed(prefix: str, arrays: Mapping[str, Vectors]) -> dict[str, Vectors]:

@@ -17,6 +17,7 @@ train_app = typer.Typer(no_args_is_help=True, help="Teach on your own products."
 OptimizerName = Literal["adam", "adamw", "adagrad"]
 ObjectiveName = Literal["masked", "contrastive"]
 MethodName = Literal["grid", "random", "tpe"]
+ReductionName = Literal["pca", "pca-whitened", "lda"]
 PrecisionName = Literal["auto", "float32", "bfloat16", "float16"]
 Out = Annotated[Path, typer.Argument(help="Folder to write.")]
 Optimizer = Annotated[OptimizerName | None, typer.Option(help="What takes the steps; adamw where nothing is said.")]
@@ -232,6 +233,30 @@ def transfer(
     rule, counts = options.applied(TransferRule(), pull=pull), read_shots(shots)
     with session(read_settings(), "transfer", options, device, run) as its:
         tell(train_transfer(its, folder, columns, out, rule, version, counts))
+
+
+@train_app.command()
+def shorten(
+    folder: Folder,
+    out: Out,
+    version: Annotated[Path, typer.Option(help="Folder of `freshet train align` or `fuse`.")],
+    columns: Columns = "",
+    width: Annotated[int, typer.Option(min=2, help="Values that are left of a fused vector.")] = 128,
+    method: Annotated[
+        ReductionName, typer.Option(help="Principal components, the same whitened, or what tells categories apart.")
+    ] = "pca",
+    seed: Seed = 0,
+) -> None:
+    """Make a version's fused vectors shorter, which saves memory in every store and role, and tell what that costs.
+
+    lda is told the column type= of --columns; of C categories it leaves C - 1 values at most.
+    """
+    from streams.training import shortening
+    from streams.training.runs import Options
+    from streams.training.session import session
+
+    with session(read_settings(), "shorten", Options(seed=seed), None, None) as its:
+        tell(shortening.shorten(its, folder, columns, out, version, width, method))
 
 
 def read_shots(text: str) -> tuple[int, ...]:

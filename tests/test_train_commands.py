@@ -216,6 +216,37 @@ def test_fuse_learns_from_clicks_pictures_and_categories(shop: Path, tmp_path: P
     assert sorted(version.about["taught"]) == sorted(read_version(aligned).about["taught"])
 
 
+@pytest.mark.parametrize(("method", "width"), [("pca", 8), ("pca-whitened", 5), ("lda", 2)])
+def test_shorter_vectors_are_those_of_the_whole_ones_reduced_and_say_what_it_costs(
+    shop: Path, tmp_path: Path, aligned: Path, method: str, width: int
+) -> None:
+    options = ["--version", aligned, "--width", width, "--method", method]
+    result = train(tmp_path, "shorten", shop, tmp_path / "out", *options)
+    assert result.exit_code == 0, result.output
+    assert "| fused before |" in result.stdout
+    version, before = read_version(tmp_path / "out"), read_version(aligned)
+    assert (version.widths["fused"], before.widths["fused"] > width) == (width, True)
+    assert version.fingerprint != before.fingerprint
+    fusion, whole = version.taught_fusion(), before.taught_fusion()
+    assert fusion is not None
+    assert whole is not None
+    assert fusion.short is not None
+    features = np.random.default_rng(1).normal(size=(3, len(whole.image.mean))).astype(np.float32)
+    said = whole.asked(np.zeros((3, len(whole.details)), np.float32))
+    facts = np.zeros((3, 128), np.float32)
+    np.testing.assert_allclose(
+        fusion.fuse(features, said, facts), fusion.short(whole.fuse(features, said, facts)), atol=1e-6
+    )
+    assert fusion.plain.width == whole.width, "teaching goes on from whole vectors"
+
+
+def test_a_width_that_the_products_do_not_give_is_refused(shop: Path, tmp_path: Path, aligned: Path) -> None:
+    result = train(tmp_path, "shorten", shop, tmp_path / "out", "--version", aligned, "--width", 500)
+    assert (result.exit_code, "500 are asked for: take fewer" in result.stderr) == (1, True), result.output
+    result = train(tmp_path, "shorten", shop, tmp_path / "out", "--version", aligned, "--width", 9, "--method", "lda")
+    assert (result.exit_code, "directions, 9 are asked for" in result.stderr) == (1, True), result.output
+
+
 def test_fuse_without_a_version_clicks_and_categories_teaches_by_pictures_and_words(shop: Path, tmp_path: Path) -> None:
     result = train(tmp_path, "fuse", shop, tmp_path / "out", "--epochs", 2, "--category-weight", 0)
     assert result.exit_code == 0, result.output

@@ -82,7 +82,7 @@ def figures(
     aligned = {"image_aligned": heads.pictures(features.image), "words_aligned": heads.words(features.words)}
     with suppress(CannotReduce):
         own = fitted(features, facts, parts.taught, heads) if fusion is None else fusion
-        aligned["fused_fitted"] = own._replace(mix=None).fuse(features.image, features.said, facts)
+        aligned["fused_fitted"] = own.plain.fuse(features.image, features.said, facts)
         if own.mix is not None:
             aligned["fused_taught"] = own.fuse(features.image, features.said, facts)
         if own.alone is not None:

@@ -105,7 +105,7 @@ def begin(session: Session, labelled: Labelled, features: Features, start: Path 
         heads = teach(features, parts.taught, AlignmentRule(), run)
         return fitted(features, facts_of(labelled.products), parts.taught, heads, options.seed), parts
     fusion, about = read_taught(start, session.settings, features)
-    return fusion._replace(mix=None), parts_of(features, about, options.seed)
+    return fusion.plain, parts_of(features, about, options.seed)
 
 
 def parts_of(features: Features, about: About, seed: int) -> Split:

@@ -39,7 +39,7 @@ class Views(NamedTuple):
 
 def views_of(fusion: TaughtFusion, labelled: Labelled, features: Features) -> Views:
     """The views of these products; W of the fusion is left out."""
-    plain, facts = fusion._replace(mix=None), facts_of(labelled.products)
+    plain, facts = fusion.plain, facts_of(labelled.products)
     no_words = Words(*(np.zeros_like(part) for part in features.said))
     names = {name: number for number, name in enumerate(sorted(set(filter(None, labelled.types))))}
     return Views(
