@@ -150,3 +150,9 @@ def test_whatever_came_and_went_exactly_those_are_met_whose_last_offer_meets_all
             shelf.put_offer(key.encode(), offer(revision + 1, **fields), ())
             last[key] = fields
     assert met(shelf, conditions) == {key for key, fields in last.items() if meets(fields, conditions)}
+
+
+@pytest.mark.parametrize("told", [None, "red", {"size": "S"}])
+def test_attributes_told_in_two_ways_are_refused(told: object) -> None:
+    with pytest.raises(ValidationError, match="attributes: tell them in one way"):
+        Filters.model_validate({"attributes": told, "attributes.colour": "red"})
