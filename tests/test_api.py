@@ -397,6 +397,24 @@ async def test_it_runs_until_it_is_stopped_and_tells_its_state(tmp_path: Path) -
     shop.vectors.close()
 
 
+async def test_it_ends_with_a_reader_that_fails_and_not_with_views_that_are_full(
+    shop: AskedShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shop.api.views, "_prepare", lambda: None)
+
+    async def fails() -> None:
+        while not shop.api.views.are_full:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        assert shop.api.status()["state"] == "running"
+        raise LookupError("of a record")
+
+    monkeypatch.setattr(shop.api.letters, "follow", fails)
+    with pytest.raises(LookupError, match="of a record"):
+        await asyncio.wait_for(shop.api.run(), 10)
+    assert shop.replicas.stopped
+
+
 async def test_a_taken_port_says_what_to_do(shop: AskedShop) -> None:
     with (
         listen("127.0.0.1", shop.settings.api_port, setting=""),
