@@ -17,6 +17,7 @@ from kafka.errors import KafkaTimeoutError
 
 from store.keys import KeyStore
 from store.letters import Place, Settled
+from streams import letter_board
 from streams.api import access, letter_routes
 from streams.broker import Broker, Outgoing, end
 from streams.dead_letters import dead_letter, topics_with_letters
@@ -203,6 +204,15 @@ def test_the_board_counts_each_place_once_without_settled_and_expired_ones(tmp_p
     assert (found.topic, found.kind, found.count) == ("t", "unknown '…'", EXAMPLES + 1)
     assert [example.place.offset for example in found.newest] == [0, EXAMPLES, EXAMPLES - 1]
     assert board.open(settled, at + 86_400) == []
+
+
+def test_beyond_so_many_kinds_letters_are_counted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(letter_board, "KINDS_MAX", 2)
+    board = LetterBoard(Settings(home=tmp_path))
+    for offset, reason in enumerate(("field a", "field b", "field c", "field d", "field a")):
+        put(board, offset, reason)
+    counts = {one.kind: one.count for one in board.open({}, time.time())}
+    assert counts == {"field a": 2, "field b": 1, letter_board.OTHER: 2}
 
 
 def test_what_is_no_letter_is_not_counted(tmp_path: Path) -> None:
