@@ -24,6 +24,7 @@ from streams.settings import Settings
 from streams.status import ROLES, StatusBoard
 
 pytestmark = pytest.mark.anyio
+OFFER_OF_NONE = {"brand": None, "category": [], "price": None, "availability": "in_stock", "image_link": None}
 
 
 @pytest.fixture
@@ -72,13 +73,23 @@ def problem(code: int, detail: str) -> dict[str, Any]:
 # --- lists -------------------------------------------------------------------------------------------------------
 
 
-async def test_similar_products_come_nearest_first_without_the_product_itself(shop: AskedShop) -> None:
+async def test_similar_products_come_nearest_first_without_the_product_itself_or_what_sold_out(
+    shop: AskedShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for path in (f"/v1/products/{BALL}/similar", f"/v1/products/{BALL.replace('/', '%2F')}/similar"):
         code, made = await ask(shop, path, limit=2)
         assert code == 200
         assert [item["product_id"] for item in made["items"]] == ["b", "c"]
         assert made["items"][0]["score"] == pytest.approx(0.9 / np.hypot(0.9, 0.1), abs=1e-4)
-        assert made["items"][0]["offer"]["title"] == "Bauble"
+        assert made["items"][0]["title"] == "Bauble"
+        assert made["items"][0]["offer"] == OFFER_OF_NONE
+    shop.shelf.put_offer(b"b", offer(2, state="sold_out"), ())
+    _, made = await ask(shop, f"/v1/products/{BALL}/similar", limit=1)
+    assert [item["product_id"] for item in made["items"]] == ["c"], "the vector store does not know yet"
+    monkeypatch.setattr(shop.api.views, "_lack_at_start", "still being read")
+    async with shop.client() as client:
+        items = (await client.get(f"/v1/products/{BALL}/similar")).json()["items"]
+    assert [(item["title"], item["offer"]) for item in items] == [("Bauble", OFFER_OF_NONE), ("Cup", OFFER_OF_NONE)]
 
 
 async def test_a_modality_without_vectors_has_nothing_similar(shop: AskedShop) -> None:
@@ -88,9 +99,8 @@ async def test_a_modality_without_vectors_has_nothing_similar(shop: AskedShop) -
 
 async def test_what_goes_with_a_product_comes_by_share_with_titles_if_it_can_be_had(shop: AskedShop) -> None:
     path = f"/v1/products/{BALL}/similar"
-    offer_of_none = {"brand": None, "category": [], "price": None, "availability": "in_stock", "image_link": None}
     bauble, cup = (
-        {"product_id": i, "title": t, "score": s, "offer": offer_of_none}
+        {"product_id": i, "title": t, "score": s, "offer": OFFER_OF_NONE}
         for i, t, s in (("b", "Bauble", 0.5), ("c", "Cup", 0.25))
     )
     assert await ask(shop, path, by="together") == (
