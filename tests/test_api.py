@@ -181,6 +181,9 @@ async def test_all_that_is_held_of_a_product_is_shown(shop: AskedShop) -> None:
         ("/v1/products/b/similar?limit=0", 422, "limit: Input should be greater than or equal to 1"),
         ("/v1/products/b/similar?by=smell", 422, "by: Input should be 'fused', 'image', 'text', 'together' or 'next'"),
         (f"/v1/users/bob/recommendations?segment={65 * 'x'}", 422, "segment: String should have at most 64 characters"),
+        ("/v1/users/%00", 422, "user_id: String should match pattern"),
+        ("/v1/users/%00/look-alikes", 422, "user_id: String should match pattern"),
+        ("/v1/products/%00", 422, "product_id: String should match pattern"),
         ("/nothing", 404, "there is nothing at /nothing: see /openapi.json"),
     ],
 )

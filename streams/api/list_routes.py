@@ -2,28 +2,19 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Header, Path, Query
+from fastapi import APIRouter, Body, Header, Query
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from streams.api.access import Access
+from streams.api.answers import ITEM, answers
+from streams.api.ids import UserId
 from streams.api.list_events import ListEvents
-from streams.api.openapi import answers
 from streams.api.views import Views
 from streams.filters import PageQuery
 from streams.list_feed import ListFeed
 from streams.live_lists import ListQuery, LiveLists, VisitorQuery
 
-UserId = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
-
-OFFER = {
-    "brand": "Lumiska",
-    "category": ["Lamps", "Table lamps"],
-    "price": {"amount": 49.0, "currency": "EUR"},
-    "availability": "in_stock",
-    "image_link": "https://shop.example/lamp.jpg",
-}
-ITEM = {"product_id": "lamp-7", "title": "Brass table lamp", "offer": OFFER}
 LISTED = ITEM | {"score": 1.25, "rank": 1, "source": "next-click", "reason": "often next after Linen shade"}
 MADE = {
     "list_id": "5f0c",

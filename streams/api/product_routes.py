@@ -3,14 +3,14 @@
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, HTTPException, Path, Query
+from fastapi import APIRouter, HTTPException, Query
 
 from store.products import ProductStore
 from store.records import StoreUnavailable
 from store.vectors import UnknownProduct, VectorStore
 from streams.api.access import Access
-from streams.api.list_routes import ITEM, OFFER
-from streams.api.openapi import answers
+from streams.api.answers import ITEM, OFFER, answers
+from streams.api.ids import ProductId
 from streams.api.problems import no_product
 from streams.api.views import Views
 from streams.filters import PageQuery
@@ -18,7 +18,6 @@ from streams.listed_twice import ListedTwice
 from streams.search import SPARE
 from streams.shelf_lists import FoundNearby, ShelfLists
 
-ProductId = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 SIMILAR = {"product_id": "lamp-1", "by": "fused", "items": [ITEM | {"score": 0.87}], "duplicates": []}
 OFFERED = ITEM | {"listable": True, "offer": OFFER | {"attributes": {"colour": "brass"}}}
 ACROSS = {"product_id": "lamp-1", "items": [ITEM | {"score": 0.98, "cosine": 0.81, "share": 0.04}]}
@@ -107,7 +106,7 @@ def product_routes(
             raise HTTPException(404, no_product(product_id)) from unknown
 
     @routes.get("/products/{product_id:path}", dependencies=[access.needs("admin")])
-    def held_of_a_product(product_id: str) -> dict[str, Any]:
+    def held_of_a_product(product_id: ProductId) -> dict[str, Any]:
         """All that is held of a product, tombstones too: the catalogue's row, and its point in the vector store."""
         row = products.read([product_id]).get(product_id)
         point = point_of(product_id)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query
 
 from streams.api.access import Access
-from streams.api.openapi import answers
+from streams.api.answers import answers
 from streams.api.views import Views
 from streams.search import Search
 from streams.search_query import SearchQuery, WordsQuery
