@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from store.conditions import Conditions, PriceRange
 from streams.events import Availability, ShortText
@@ -43,9 +44,11 @@ class Filters(BaseModel):
         """`attributes.colour: red`, as an address has it, is the attribute colour."""
         if not isinstance(told, Mapping) or not any(str(name).startswith(NAMED) for name in told):
             return told
+        if "attributes" in told:
+            raise PydanticCustomError("twice", "attributes: tell them in one way, here or as attributes.NAME")
         others = {name: value for name, value in told.items() if not str(name).startswith(NAMED)}
         named = {name.removeprefix(NAMED): value for name, value in told.items() if name not in others}
-        return {**others, "attributes": others.get("attributes", {}) | named}
+        return {**others, "attributes": named}
 
     def conditions(self, currencies: Callable[[], Collection[str]]) -> Conditions:
         """The same for stores and shelves; where all prices have one currency, it need not be named.

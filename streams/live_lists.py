@@ -148,7 +148,7 @@ class LiveLists:
 
     def _rank(self, history: History, query: ListQuery, at: float) -> Ranked:
         shelf, offers = self._shelf, self._offers
-        conditions = query.conditions(offers.currencies)
+        conditions = query.conditions(shelf.currencies)
         ranker = self._idle.pop() if self._idle else lists_ranker(shelf, self._settings)
         try:
             with shelf.lock:
@@ -175,7 +175,7 @@ class LiveLists:
 
     def _for_sale(self, told: dict[str, dict[str, Any]], query: PageQuery) -> list[dict[str, Any]]:
         """The first of these products that are listable and pass the filters, with what is told of each."""
-        shelf, conditions = self._shelf, query.conditions(self._offers.currencies)
+        shelf, conditions = self._shelf, query.conditions(self._shelf.currencies)
         items: list[dict[str, Any]] = []
         with shelf.lock:
             allowed = shelf.listable if conditions == ANY else shelf.listable & self._offers.meeting(conditions)

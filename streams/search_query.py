@@ -35,7 +35,10 @@ class WordsQuery(Filters):
     ] = "hybrid"
     dense_weight: Weight = 1.0
     lexical_weight: Weight = 1.0
-    user: Annotated[Id | None, Field(description="what this user is likely to click stands higher")] = None
+    user: Annotated[
+        Annotated[Id, Field(pattern=r"^[^\x00]*$")] | None,
+        Field(description="what this user is likely to click stands higher"),
+    ] = None
     user_weight: Weight = 0.5
     facets: Annotated[
         tuple[Facet, ...],

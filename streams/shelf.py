@@ -73,6 +73,12 @@ class Shelf:
         self.offers = self.offers or ShelfOffers()
         return self.offers
 
+    def currencies(self) -> list[str]:
+        """Those that prices are in. Takes the lock."""
+        assert self.offers is not None, "keep_offers() comes first"
+        with self.lock:
+            return list(self.offers.currencies())
+
     def has_offer(self, product_id: str) -> bool:
         """True if there is an offer of it, sold out or not."""
         row = self.rows.get(product_id)

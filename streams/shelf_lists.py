@@ -175,7 +175,7 @@ class ShelfLists:
     def _asked(self, query: Filters) -> Iterator[Mask]:
         """The shelf's lock, and under it (P,) bool: what is listable and passes the filters."""
         self._check()
-        conditions = query.conditions(self._offers.currencies)
+        conditions = query.conditions(self._shelf.currencies)
         with self._shelf.lock:
             listable = self._shelf.listable
             yield listable if conditions == ANY else listable & self._offers.meeting(conditions)

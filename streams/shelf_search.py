@@ -53,8 +53,7 @@ class ShelfSearch:
 
     def currencies(self) -> Sequence[str]:
         """Those that prices are in."""
-        with self._shelf.lock:
-            return list(self._offers.currencies())
+        return self._shelf.currencies()
 
     def by_words(self, words: str, conditions: Conditions, most: int, *, sold_out: bool) -> FoundByWords:
         """The first `most` products that meet the conditions, as LexicalIndex.find orders them.

@@ -20,6 +20,7 @@ from streams.api.problems import Problem, defect
 log = logging.getLogger(__name__)
 
 KNOWN_FOR_S = 2.0  # a key that was removed opens nothing after so long
+WITH_BODY = ("POST", "PUT", "PATCH")
 BURST_S = 2.0  # a key may ask at once what it may ask in so long
 bearer = HTTPBearer(auto_error=False, description="A key of `freshet keys make`; none is needed while none was made.")
 
@@ -57,16 +58,32 @@ class Access:
 
         return Depends(check)
 
-    async def _check(self, told: str | None, scope: str) -> None:
-        """Raises HTTPException: 401, 403 or 429."""
+    def may(self, scope: str) -> Any:
+        """A dependency whose value tells whether the request may do that, too."""
+
+        async def check(told: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]) -> bool:
+            key = await self.key_of(told.credentials if told else None)
+            return key is None or key.allows(scope)
+
+        return Depends(check)
+
+    async def key_of(self, told: str | None) -> ApiKey | None:
+        """The key that was told; None where none is needed. Raises HTTPException 401."""
         known = await self._known()
         if not known and self._is_loopback:
-            return
+            return None
         parts = parts_of(told or "")
         key = known.get(parts[0]) if parts else None
         if key is None or parts is None or not key.is_opened_by(parts[1]):
             wrong = "the key is not known" if told else "a key is needed"
             raise HTTPException(401, f"{wrong}: send `Authorization: Bearer KEY`", {"WWW-Authenticate": "Bearer"})
+        return key
+
+    async def _check(self, told: str | None, scope: str) -> None:
+        """Raises HTTPException: 401, 403 or 429."""
+        key = await self.key_of(told)
+        if key is None:
+            return
         if not key.allows(scope):
             raise HTTPException(403, f"the key of {key.name!r} may not {scope}: ask with one that has this scope")
         if wait_s := self._wait_s(key.key_id, time.monotonic()):
@@ -99,13 +116,17 @@ class Access:
 
 
 class Guard:
-    """Around the whole app: no body above a size is read, no traceback leaves, every answer is counted.
+    """Around the whole app: no body above a size is read, and none of who has no key; no traceback leaves.
 
     On a loopback address only its names are answered, or a web page whose name was made to lead here could ask.
     """
 
-    def __init__(self, app: ASGIApp, *, body_max_bytes: int, is_loopback: bool, answered: Callable[[], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, access: Access, body_max_bytes: int, is_loopback: bool, answered: Callable[[], None]
+    ) -> None:
+        """answered is called with every answer."""
         self._app = app
+        self._access = access
         self._body_max_bytes = body_max_bytes
         self._is_loopback = is_loopback
         self._answered = answered
@@ -120,6 +141,8 @@ class Guard:
             answer = Problem(421, "the api answers to 127.0.0.1 and localhost: FRESHET_API_HOST sets other addresses")
         elif (length := headers.get("content-length", "0")).isdigit() and int(length) > self._body_max_bytes:
             answer = self._too_large()
+        elif scope["method"] in WITH_BODY and (refused := await self._refused(headers.get("authorization", ""))):
+            answer = refused
         is_begun = False
 
         async def begin(message: Message) -> None:
@@ -135,6 +158,17 @@ class Guard:
             await defect(scope["path"], error)(scope, receive, send)
         finally:
             self._answered()
+
+    async def _refused(self, authorization: str) -> Problem | None:
+        """The answer to who has no key; the router would read the body first."""
+        try:
+            scheme, _, told = authorization.partition(" ")
+            await self._access.key_of(told.strip() if scheme.lower() == "bearer" else None)
+        except HTTPException as error:
+            return Problem(error.status_code, str(error.detail), headers=error.headers)
+        except StoreUnavailable:
+            return None  # the route tells of it
+        return None
 
     def _limited(self, receive: Receive) -> Receive:
         read = 0

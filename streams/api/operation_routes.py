@@ -25,7 +25,7 @@ def probe_routes(board: StatusBoard, counts: Counts, views: Views) -> APIRouter:
     routes = APIRouter(tags=["operation"])
 
     @routes.get("/healthz")
-    def healthz() -> dict[str, Any]:
+    async def healthz() -> dict[str, Any]:
         """The process answers."""
         return {"alive": True}
 

@@ -26,7 +26,9 @@ class Visitor(BaseModel):
     model_config = ConfigDict(strict=True, json_schema_extra={"examples": [{"anonymous_id": "cookie-9"}]})
 
     anonymous_id: VisitorId
-    forget: Annotated[bool, Field(description="forget the anonymous id, now that its clicks are the user's")] = True
+    forget: Annotated[
+        bool, Field(description="forget the anonymous id, now that its clicks are the user's; takes the scope admin")
+    ] = False
 
 
 def person_routes(door: Door, access: Access) -> APIRouter:
@@ -55,13 +57,15 @@ def person_routes(door: Door, access: Access) -> APIRouter:
             {"user_id": "u-1", "event_id": "e1f0a8", "clicks": 7, "forget": True}, 202, "the broker has confirmed"
         ),
     )
-    async def identify(user_id: UserId, visitor: Visitor) -> Response:
+    async def identify(user_id: UserId, visitor: Visitor, may_forget: Annotated[bool, access.may("admin")]) -> Response:
         """The clicks of the anonymous id join the user's history by their time, and a list is published for her.
 
         To ask it again adds nothing twice. Without any clicks of that id there is no event.
         """
         if visitor.anonymous_id == user_id:
             raise HTTPException(422, "the anonymous_id is the user's own id: nothing is to be joined")
+        if visitor.forget and not may_forget:
+            raise HTTPException(403, "to forget somebody takes a key with the scope admin: leave `forget` out")
         try:
             made = await door.identify(user_id, visitor.anonymous_id, forget=visitor.forget)
         except BrokerUnavailable as away:

@@ -180,6 +180,7 @@ class Api:
         handle_errors(app)
         app.add_middleware(
             Guard,
+            access=self._access,
             body_max_bytes=self._settings.picture_max_bytes * 4 // 3 + BESIDE_THE_PICTURE_BYTES,
             is_loopback=self._is_loopback,
             answered=self._count,

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Body, Query
 
 from streams.api.access import Access
@@ -40,12 +41,14 @@ FOUND = {
         "price": [{"currency": "EUR", "price_min": 12.0, "price_max": 25.0, "count": 12}],
     },
 }
+AT_ONCE = 16  # searches; they wait for a model, and are not to take every thread of the process
 BOTH = {"summary": "Words and a picture", "value": {"q": "summer dress", "picture": "/9j/4AAQSkZJRg==", "limit": 5}}
 FILTERED = {"summary": "Words under filters", "value": {"q": "kettel", "price_max": 30, "facets": ["brand", "price"]}}
 
 
 def search_routes(search: Search, views: Views, access: Access) -> APIRouter:
     """The routes. While the shelf is still being read, products are found by vectors alone."""
+    places = CapacityLimiter(AT_ONCE)
     routes = APIRouter(
         prefix="/search",
         tags=["search"],
@@ -54,18 +57,21 @@ def search_routes(search: Search, views: Views, access: Access) -> APIRouter:
     )
 
     @routes.get("", summary="Products by words")
-    def search_by_words(query: Annotated[WordsQuery, Query()]) -> dict[str, Any]:
+    async def search_by_words(query: Annotated[WordsQuery, Query()]) -> dict[str, Any]:
         """The products that `q` describes or names, best first, with their offers. A score is 1 for what stands first
         by every order in `ranks`. `corrected` has the words that were misspelled, `degraded` says why a half of the
         search did not answer, and `facets` counts `total` listings: those with as many of the words as the best one
         has, and the 100 nearest by vectors."""
-        return search.find(query, views.lack())
+        return await found(query)
 
     @routes.post("", summary="Products by words, by a picture, or by both")
-    def search_by_words_and_picture(
+    async def search_by_words_and_picture(
         query: Annotated[SearchQuery, Body(openapi_examples={"both": BOTH, "filtered": FILTERED})],
     ) -> dict[str, Any]:
         """The same by words, by a picture, or by both with weights: `picture` is a file's bytes in base64."""
-        return search.find(query, views.lack())
+        return await found(query)
+
+    async def found(query: WordsQuery) -> dict[str, Any]:
+        return await to_thread.run_sync(lambda: search.find(query, views.lack()), limiter=places)
 
     return routes

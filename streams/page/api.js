@@ -5,18 +5,24 @@ const keyed = () => {
   return key ? { Authorization: `Bearer ${key}` } : {};
 };
 
-async function askForKey() {
+/** True once another key was told; one that several questions wait for is asked for once. */
+async function askForKey(why) {
   const dialog = document.getElementById("key-needed");
+  const before = sessionStorage.getItem("freshet-key");
+  dialog.querySelector("[role=alert]").textContent = why;
   if (!dialog.open) dialog.showModal();
   await new Promise((done) => dialog.addEventListener("close", done, { once: true }));
-  sessionStorage.setItem("freshet-key", new FormData(dialog.querySelector("form")).get("key"));
+  const told = new FormData(dialog.querySelector("form")).get("key").trim();
+  if (dialog.returnValue !== "told" || !told || told === before) return false;
+  sessionStorage.setItem("freshet-key", told);
+  return true;
 }
 
 async function send(path, options = {}) {
   for (;;) {
     const answer = await fetch(path, { ...options, headers: { ...options.headers, ...keyed() } });
-    if (answer.status !== 401) return answer;
-    await askForKey();
+    const isRefused = answer.status === 401 || (answer.status === 403 && sessionStorage.getItem("freshet-key"));
+    if (!isRefused || !(await askForKey((await answer.clone().json()).detail))) return answer;
   }
 }
 
@@ -64,12 +70,18 @@ export async function follow(path, told, signal) {
   }
 }
 
-/** Where an <img> finds a product's picture: with a key, as a blob that was fetched with it. */
-export async function pictureOf(productId) {
+/** Where an <img> finds a product's picture: on the web, or here; with a key, as a blob that was fetched with it. */
+export async function pictureOf(productId, link) {
+  if (/^https?:/i.test(link ?? "")) return link;
   const path = `/v1/products/${encodeURIComponent(productId)}/picture`;
   if (!sessionStorage.getItem("freshet-key")) return path;
   const answer = await send(path);
   return answer.ok ? URL.createObjectURL(await answer.blob()) : "";
+}
+
+/** 32 hex digits of chance; crypto.randomUUID is only there over TLS and on this machine. */
+export function newId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /** A file's bytes in base64. */

@@ -1,7 +1,7 @@
 // How it runs: what each role says of itself, what went wrong, what is new.
 
 import { ask } from "./api.js";
-import { card, element, tell } from "./page.js";
+import { attempt, card, element, STARTING, tell } from "./page.js";
 
 const EVERY_MS = 2000;
 const $ = (id) => document.getElementById(id);
@@ -41,20 +41,16 @@ function roles(status) {
   $("notes").replaceChildren(...status.notes.map((note) => element("li", {}, note)));
 }
 
-async function attempt(question, told) {
-  try {
-    told(await question());
-    $("problem").hidden = true;
-  } catch (error) {
-    $("problem").textContent = error.message;
-    $("problem").hidden = false;
-  }
+/** Draws the answer, if there is one. */
+async function draw(path, query, drawn) {
+  const answer = await attempt(path, () => ask(path, query));
+  if (answer && answer !== STARTING) drawn(answer);
 }
 
 async function look() {
   if (!document.hidden) {
-    await attempt(() => ask("/v1/status"), (status) => { figures(status); roles(status); });
-    await attempt(() => ask("/v1/dead-letters"), letters);
+    await draw("/v1/status", {}, (status) => { figures(status); roles(status); });
+    await draw("/v1/dead-letters", {}, letters);
   }
   setTimeout(look, EVERY_MS);
 }
@@ -63,8 +59,8 @@ function letters({ reasons }) {
   const columns = [["topic"], ["reason"], ["letters", "number"], [""]];
   table($("letters"), columns, reasons.map(({ topic, reason, open }) => {
     const replay = element("button", { type: "button" }, "Replay");
-    replay.addEventListener("click", () => attempt(
-      () => ask("/v1/dead-letters/replay", { body: { topic, reason } }),
+    replay.addEventListener("click", () => draw(
+      "/v1/dead-letters/replay", { body: { topic, reason } },
       (done) => tell(`${done.replayed.length} replayed, ${done.refused.length} refused: ${done.refused[0]?.why ?? reason}`),
     ));
     return [topic, reason, number(open), replay];
@@ -73,7 +69,7 @@ function letters({ reasons }) {
 }
 
 function products() {
-  attempt(() => ask("/v1/new", { limit: 12 }), ({ items }) => {
+  draw("/v1/new", { limit: 12 }, ({ items }) => {
     $("new").replaceChildren(...items.map((item) => card(item, () => (location.href = `/#/p/${encodeURIComponent(item.product_id)}`))));
   });
 }

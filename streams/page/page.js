@@ -2,6 +2,26 @@
 
 import { pictureOf } from "./api.js";
 
+/** In place of an answer: it will be there soon. */
+export const STARTING = {};
+const problems = new Map(); // by what was asked
+
+/** The answer; null if there is none, and then the page says why until the same question succeeds. */
+export async function attempt(name, question) {
+  let answer = null;
+  try {
+    answer = await question();
+    problems.delete(name);
+  } catch (error) {
+    problems.set(name, error.message);
+    if (error.status === 503) answer = STARTING;
+  }
+  const place = document.getElementById("problem");
+  place.textContent = [...new Set(problems.values())].join(" · ");
+  place.hidden = !problems.size;
+  return answer;
+}
+
 /** An element with these properties and children; texts are never read as HTML. */
 export function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -24,17 +44,18 @@ export function tell(text) {
 }
 
 /** A product's picture, or a sign that it has none. */
-export function picture(productId, title) {
-  const image = element("img", { alt: "", loading: "lazy", width: 200, height: 200, title: title ?? "" });
+export function picture(item) {
+  const image = element("img", { alt: "", loading: "lazy", width: 200, height: 200, title: item.title ?? "" });
   image.addEventListener("error", () => image.replaceWith(element("div", { className: "none", ariaHidden: "true" }, "▧")));
-  pictureOf(productId).then((source) => (image.src = source), () => image.dispatchEvent(new Event("error")));
+  image.addEventListener("load", () => image.src.startsWith("blob:") && URL.revokeObjectURL(image.src));
+  pictureOf(item.product_id, item.offer?.image_link).then((source) => (image.src = source), () => image.dispatchEvent(new Event("error")));
   return image;
 }
 
 /** A product to choose. */
 export function card(item, chosen) {
   const words = element("span", {}, item.title ?? item.product_id, element("br"), element("small", {}, priced(item.offer)));
-  const button = element("button", { className: "card", type: "button" }, picture(item.product_id, item.title), words);
+  const button = element("button", { className: "card", type: "button" }, picture(item), words);
   button.addEventListener("click", chosen);
   return element("li", {}, button);
 }

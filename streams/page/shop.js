@@ -1,14 +1,14 @@
 // The shop: search, products, and a list that is refreshed by the click that was made on it.
 
-import { ask, follow, inBase64 } from "./api.js";
-import { card, element, picture, priced, tell } from "./page.js";
+import { ask, follow, inBase64, newId } from "./api.js";
+import { attempt, card, element, picture, priced, STARTING, tell } from "./page.js";
 
 const SHOWN = 24;
 const LISTED = 12;
 const CAUSES = { click: "a click", push: "a new product", retraction: "something sold out" };
-const STARTING = {}; // in place of an answer: it will be there soon
+const AGAIN_MS = 1500; // while Freshet starts
 const $ = (id) => document.getElementById(id);
-const user = sessionStorage.getItem("freshet-user") ?? `guest-${crypto.randomUUID().slice(0, 8)}`;
+const user = sessionStorage.getItem("freshet-user") ?? `guest-${newId().slice(0, 8)}`;
 sessionStorage.setItem("freshet-user", user);
 const mine = `/v1/users/${encodeURIComponent(user)}`;
 const clicked = new Map(); // event id -> when it was sent, of clicks whose list has not come
@@ -24,7 +24,13 @@ function show(list, items, from) {
 
 function visit(productId, from) {
   click(productId, from?.position === undefined ? "view_item" : "select_item", from);
-  location.hash = `#/p/${encodeURIComponent(productId)}`;
+  open(`#/p/${encodeURIComponent(productId)}`);
+}
+
+/** The place of the address, also if it is there already. */
+function open(hash) {
+  if (location.hash === hash) go();
+  else location.hash = hash;
 }
 
 // --- the shelf of what was found ---
@@ -35,18 +41,25 @@ async function start() {
 }
 
 async function found(title, question) {
-  const turn = ++asked;
   $("found-title").textContent = title;
-  let answer = await attempt(question);
-  while (answer === STARTING && turn === asked) {
-    await new Promise((done) => setTimeout(done, 1500));
-    answer = await attempt(question);
-  }
-  if (answer && turn === asked) show($("found"), answer.items);
+  const answer = await latest(question);
+  if (answer) show($("found"), answer.items);
   return answer;
 }
 
+/** The answer, waited for while Freshet starts; null if there is none, or something else was asked meanwhile. */
+async function latest(question) {
+  const turn = ++asked;
+  let answer = await attempt("shown", question);
+  while (answer === STARTING && turn === asked) {
+    await new Promise((done) => setTimeout(done, AGAIN_MS));
+    answer = await attempt("shown", question);
+  }
+  return turn === asked && answer !== STARTING ? answer : null;
+}
+
 async function search(words, file) {
+  history.replaceState(null, "", "#/"); // what is found is no product's page
   $("product").hidden = true;
   lookedFor(file);
   if (!words && !file) return start();
@@ -54,7 +67,7 @@ async function search(words, file) {
   const body = { q: words, limit: SHOWN, user };
   if (file) body.picture = await inBase64(file);
   const answer = await found(words ? `“${words}”` : "Like your picture", () => ask("/v1/search", { body }));
-  if (answer?.items) tell(`${answer.items.length} found in ${Math.round(performance.now() - began)} ms`);
+  if (answer) tell(`${answer.items.length} found in ${Math.round(performance.now() - began)} ms`);
 }
 
 function lookedFor(file) {
@@ -72,8 +85,8 @@ function lookedFor(file) {
 async function product(productId) {
   const place = $("product");
   const path = `/v1/products/${encodeURIComponent(productId)}`;
-  const offer = await attempt(() => ask(`${path}/offer`));
-  if (!offer || offer === STARTING) return;
+  const offer = await latest(() => ask(`${path}/offer`));
+  if (!offer) return;
   const isListable = offer.listable;
   const buttons = [["add_to_cart", "Into the cart"], ["purchase", "Buy"]].map(([event, label], at) => {
     const button = element("button", { type: "button", className: at ? "" : "main", disabled: !isListable }, label);
@@ -87,7 +100,7 @@ async function product(productId) {
     ["Bought together", `${path}/similar`, { by: "together" }],
   ].map(([title, from, query]) => ({ title, from, query, list: element("ul", { className: "products short" }) }));
   place.replaceChildren(
-    element("div", { className: "one" }, picture(productId, offer.title), element(
+    element("div", { className: "one" }, picture(offer), element(
       "div", {}, element("h2", { id: "product-title" }, offer.title), element("p", {}, priced(offer.offer)),
       element("p", { className: "faint" }, facts.filter(Boolean).join(" · ")),
       element("p", { className: isListable ? "faint" : "wrong" }, isListable ? "in stock" : "sold out"),
@@ -106,11 +119,11 @@ async function product(productId) {
 // --- your list ---
 
 async function click(productId, event, from = {}) {
-  const eventId = crypto.randomUUID();
+  const eventId = newId();
   clicked.set(eventId, performance.now());
   const made = { event_id: eventId, user_id: user, product_id: productId, event };
   if (from.position !== undefined) Object.assign(made, { list_id: from.list_id, position: from.position });
-  await attempt(() => ask("/v1/events/clicks", { body: { ...made, occurred_at: new Date().toISOString() } }));
+  await attempt("click", () => ask("/v1/events/clicks", { body: { ...made, occurred_at: new Date().toISOString() } }));
 }
 
 function yours(list) {
@@ -124,7 +137,7 @@ function yours(list) {
   $("you").textContent = `${user}, ${when}`;
   if (why) tell(`your list came ${when}`);
   $("yours").replaceChildren(...list.items.slice(0, LISTED).map((item, at) => {
-    const button = element("button", { type: "button" }, picture(item.product_id, item.title), element(
+    const button = element("button", { type: "button" }, picture(item), element(
       "span", {}, item.title ?? item.product_id, element("br"), element("small", { className: "faint" }, item.reason),
     ));
     button.addEventListener("click", () => visit(item.product_id, { list_id: list.list_id, position: at }));
@@ -133,18 +146,6 @@ function yours(list) {
 }
 
 // --- the page ---
-
-async function attempt(question) {
-  try {
-    const answer = await question();
-    $("problem").hidden = true;
-    return answer;
-  } catch (error) {
-    $("problem").textContent = error.message;
-    $("problem").hidden = false;
-    return error.status === 503 ? STARTING : null;
-  }
-}
 
 function go() {
   const [, kind, id] = location.hash.match(/^#\/(p)\/(.+)$/) ?? [];
@@ -169,6 +170,14 @@ document.addEventListener("paste", (event) => {
   const [file] = event.clipboardData.files;
   if (file) search($("words").value.trim(), file);
 });
+for (const link of document.querySelectorAll('a[href="#/"]')) {
+  link.addEventListener("click", (event) => {
+    event.preventDefault();
+    $("search").reset();
+    lookedFor();
+    open("#/");
+  });
+}
 addEventListener("hashchange", go);
 go();
 follow(`${mine}/recommendations/stream`, yours, new AbortController().signal);

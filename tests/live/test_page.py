@@ -1,6 +1,7 @@
 """The page in a real browser, over every role in real processes: a click changes the list, what sells out goes."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,8 @@ from brokers import EmbeddedBroker, settings_on
 from conftest import REPOSITORY, required
 from system import System, running
 
+from store.keys import KeyStore
+from streams.api.access import KNOWN_FOR_S
 from streams.ports import free_port
 from streams.shop import draw_shop
 
@@ -159,4 +162,53 @@ def test_the_operator_sees_every_role_at_work(shop: Any, page: Any) -> None:
     page.wait_for_function("() => document.querySelectorAll('#roles tbody tr').length === 6")
     assert set(page.locator("#roles tbody tr td:nth-child(2)").all_inner_texts()) == {"running"}
     page.wait_for_selector("#new .card")
+    page.wait_for_selector("#letters caption")
+    assert not page.is_visible("#problem"), page.inner_text("#problem")
     keep(page, "operator")
+
+
+def test_a_product_can_be_opened_again_after_a_search(shop: Any, page: Any) -> None:
+    for _ in range(2):
+        page.fill("#words", shop[1][1]["title"])
+        page.press("#words", "Enter")
+        page.wait_for_function(
+            "title => document.querySelector('#found .card span')?.innerText.startsWith(title)",
+            arg=shop[1][1]["title"],
+        )
+        page.locator("#found .card").first.click()
+        page.wait_for_selector("#product:not([hidden]) #product-title")
+    page.locator("h1 a").click()
+    page.wait_for_function("() => document.getElementById('found-title').textContent === 'Rising now'")
+    assert not page.is_visible("#product")
+
+
+def test_where_keys_are_needed_the_page_asks_for_one_that_suffices(shop: Any, browser: Any) -> None:
+    keys = KeyStore(shop[0].parts.products.engine)
+    reads, both = keys.make("reads", ["read"]), keys.make("shop", ["read", "write"])
+    time.sleep(KNOWN_FOR_S + 0.2)
+    context = browser.new_context()
+    context.set_default_timeout(WITHIN_MS)
+    page = context.new_page()
+    try:
+        page.goto(f"http://127.0.0.1:{shop[0].settings.api_port}/")
+        tell_key(page, reads[1])
+        page.wait_for_selector("#found .card")
+        page.wait_for_function(
+            "() => [...document.querySelectorAll('#found img')].some(image => image.naturalWidth > 0)"
+        )
+        page.locator("#found .card").first.click()
+        page.wait_for_function(
+            "() => /may not write/.test(document.querySelector('#key-needed [role=alert]').textContent)"
+        )
+        tell_key(page, both[1])
+        page.wait_for_function("() => /ms after your click/.test(document.getElementById('you').textContent)")
+    finally:
+        context.close()
+        for key, _ in (reads, both):
+            keys.remove(key.key_id)
+
+
+def tell_key(page: Any, key: str) -> None:
+    page.wait_for_selector("#key-needed[open]")
+    page.fill("#key-needed input", key)
+    page.locator("#key-needed button").click()
