@@ -477,17 +477,18 @@ def test_to_identify_twice_or_to_keep_the_visitor_adds_nothing_twice(shop: Asked
 def test_clicks_that_are_not_stored_yet_are_waited_for_before_they_are_given_away(
     shop: AskedShop, by_hand: ByHand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    visitor = {"anonymous_id": "cookie-4", "forget": True}
     clicked(shop, "cookie-4", "cup")
     by_hand.handle("cookie-4", count=1)
     clicked(shop, "cookie-4", "pot")
     monkeypatch.setattr(door, "STORED_WITHIN_S", 0.2)
-    told = send(shop, "POST", "/v1/users/eli/identify", {"anonymous_id": "cookie-4"})
+    told = send(shop, "POST", "/v1/users/eli/identify", visitor)
     assert (told.status_code, told.headers["retry-after"]) == (503, "5")
     assert "has not stored what the anonymous id did before, and nothing was published: not within" in told.text
     monkeypatch.setattr(door, "STORED_WITHIN_S", 10.0)
 
     async def steps(client: httpx.AsyncClient) -> httpx.Response:
-        asking = asyncio.create_task(client.post("/v1/users/eli/identify", json={"anonymous_id": "cookie-4"}))
+        asking = asyncio.create_task(client.post("/v1/users/eli/identify", json=visitor))
         await asyncio.sleep(0.3)
         assert not asking.done()
         await asyncio.to_thread(by_hand.handle, "cookie-4", count=2)
@@ -512,7 +513,9 @@ def test_what_the_clicks_role_gave_up_of_a_visitor_is_not_waited_for_once_it_is_
         consumer.assign([place])
         consumer.commit({place: OffsetAndMetadata(unread[1] + 1, "", -1)})
     monkeypatch.setattr(door, "STORED_WITHIN_S", 2.0)
-    assert send(shop, "POST", "/v1/users/eva/identify", {"anonymous_id": "cookie-5"}).json()["clicks"] == 0
+    assert (
+        send(shop, "POST", "/v1/users/eva/identify", {"anonymous_id": "cookie-5", "forget": True}).json()["clicks"] == 0
+    )
 
 
 def test_who_never_clicked_is_forgotten_without_an_event(shop: AskedShop) -> None:
@@ -564,7 +567,8 @@ def test_what_a_clicks_role_merged_that_was_killed_before_it_acknowledged_is_mer
     shop.users.write([UserRow("cookie", 1, [Click("pot", "view_item", at + 1)], (), {})])
     shop.users.write([UserRow("ann", 1, [Click("cup", "view_item", at + 2)], (), {})])
 
-    event_id = send(shop, "POST", "/v1/users/ann/identify", {"anonymous_id": "cookie"}).json()["event_id"]
+    visitor = {"anonymous_id": "cookie", "forget": True}
+    event_id = send(shop, "POST", "/v1/users/ann/identify", visitor).json()["event_id"]
     with (tmp_path / "worker.log").open("wb") as log:
         dying = subprocess.Popen(
             [sys.executable, str(SCRIPT), "clicks", "--before", "acknowledge"],
