@@ -25,7 +25,7 @@ KIND_MAX = 120  # characters
 
 
 class DeadLetter(NamedTuple):
-    """One dead letter as it is read back."""
+    """One dead letter as it is read back; letter_of makes only such whose `at` is a time."""
 
     topic: str  # where it came from
     partition: int
@@ -45,7 +45,7 @@ class DeadLetter(NamedTuple):
     @property
     def given_up_at(self) -> float:
         """s since 1970."""
-        return datetime.fromisoformat(self.at).timestamp()
+        return _seconds(self.at)
 
 
 def dead_letter(
@@ -133,7 +133,8 @@ def letter_of(record: Any) -> DeadLetter:
 
     Raises KeyError or ValueError if it is no letter.
     """
-    headers = dict(record.headers)
+    headers = {name: text or b"" for name, text in record.headers}  # foreign ones may be null
+    _seconds(headers["time"].decode())
     topic_id = headers.get("source-topic-id")
     return DeadLetter(
         topic=headers["source-topic"].decode(),
@@ -157,6 +158,14 @@ def kind_of(reason: str) -> str:
     quoted = re.sub(r"""b?'(?:[^'\\]|\\.)*'|b?"(?:[^"\\]|\\.)*\"""", "'…'", reason)
     first = quoted.partition(" (got ")[0]
     return re.sub(r"(?<![\w-])-?\d[\d.]*", "N", first)[:KIND_MAX].strip()
+
+
+def _seconds(at: str) -> float:
+    """s since 1970. Raises ValueError."""
+    try:
+        return datetime.fromisoformat(at).timestamp()
+    except OverflowError as error:  # the year 1 in a zone east of here
+        raise ValueError(f"{at!r} is too far from now") from error
 
 
 def _without_own(headers: Sequence[tuple[str, bytes]]) -> Headers:

@@ -18,15 +18,18 @@ from store.records import Click, StoreUnavailable, source_key
 from store.users import UserStore
 from streams.broker import Broker, BrokerUnavailable, Outgoing, Publisher
 from streams.events import BadEvent, PastClick, UserIdentified
+from streams.health import group_id
 from streams.parsing import parse_catalog_update, parse_click
 from streams.publish import LINE_MAX_BYTES
 from streams.settings import Settings
 from streams.topics import TopicNames
+from streams.unread import NotStoredYet, last_unread
 
 EVENTS_MAX = 1_000  # of a request
 PAST_CLICKS_MAX = 1_000  # as the contract says
 CONFIRM_WITHIN_S = 10.0
 FORGOTTEN_WITHIN_S = 10.0
+STORED_WITHIN_S = 10.0
 LOOK_EVERY_S = 0.05
 
 
@@ -61,6 +64,7 @@ class Door:
         self, settings: Settings, names: TopicNames, broker: Broker, publisher: Publisher, users: UserStore
     ) -> None:
         self._future_limit_s = settings.future_limit_s
+        self._clicks_group = group_id(settings, "clicks")
         self._names = names
         self._broker = broker
         self._publisher = publisher
@@ -141,13 +145,42 @@ class Door:
             return False  # the wish is published: whoever reads it waits for the store
         return offsets.get(source, -1) >= offset
 
+    async def _until_stored(self, user_id: str) -> None:
+        """The clicks role has handled everything of hers that was in the topic at the call.
+
+        Raises NotStoredYet after STORED_WITHIN_S; BrokerUnavailable.
+        """
+        await self._publisher.start()  # it tells at once that the broker is away
+        if (unread := await self._last_unread(user_id)) is None:
+            return
+        topic = self._names.user_clicks
+        source = source_key((await asyncio.to_thread(self._broker.topic_ids, [topic]))[topic], unread[0])
+        deadline = time.monotonic() + STORED_WITHIN_S
+        while not await asyncio.to_thread(self._has_applied, user_id, source, unread[1]):
+            if time.monotonic() > deadline:
+                # A record that was given up changes no row, and is acknowledged all the same.
+                later = await self._last_unread(user_id)
+                if later is None or later > unread:
+                    return
+                raise NotStoredYet(f"not within {STORED_WITHIN_S:g} s")
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _last_unread(self, user_id: str) -> tuple[int, int] | None:
+        topic, key = self._names.user_clicks, user_id.encode()
+        return await asyncio.to_thread(
+            last_unread, self._broker, self._clicks_group, topic, key, within_s=STORED_WITHIN_S
+        )
+
     async def identify(self, user_id: str, visitor_id: str, *, forget: bool) -> Identified:
         """The visitor's clicks, as far as they are stored, stand in the topic as the user's; confirmed.
 
-        forget  the wish to forget the visitor stands there, too, behind everything of hers
+        forget  the wish to forget the visitor stands there, too, behind everything of hers; so all that was in the
+                topic of her at the call is stored first
 
-        Raises BrokerUnavailable, and then all of it may be asked again; StoreUnavailable.
+        Raises BrokerUnavailable, and then all of it may be asked again; StoreUnavailable. NotStoredYet.
         """
+        if forget:
+            await self._until_stored(visitor_id)
         row = (await asyncio.to_thread(self._users.read, [visitor_id])).get(visitor_id)
         clicks = row.clicks[:PAST_CLICKS_MAX] if row else ()
         event = identify_event(user_id, clicks) if clicks else None

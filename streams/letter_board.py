@@ -22,6 +22,8 @@ from streams.settings import Settings
 log = logging.getLogger(__name__)
 
 COUNTED_MAX = 100_000  # the newest letters: about 30 MB
+KINDS_MAX = 500  # a reason names fields, which whoever publishes may name as he likes
+OTHER = "of other kinds: `freshet dead-letters list` has the reasons"
 EXAMPLES = 3  # of each kind
 AWAY_PAUSE_S = 1.0
 
@@ -52,7 +54,6 @@ class LetterBoard:
         self._broker = Broker(settings)
         self._pattern = letters_pattern(settings.namespace)
         self._kept_s = settings.topic_retention_days * 86_400
-        self._kinds: dict[str, str] = {}
         self._begin()
 
     async def follow(self) -> None:
@@ -72,6 +73,8 @@ class LetterBoard:
             log.warning("dead letter ignored topic=%s offset=%s reason=%r", record.topic, record.offset, foreign)
             return
         kind = kind_of(letter.reason)
+        if kind not in self._kinds and len(self._kinds) >= KINDS_MAX:
+            kind = OTHER
         kind = self._kinds.setdefault(kind, kind)  # one text for all letters of a kind
         key = None if letter.key is None else letter.key.decode(errors="backslashreplace")
         newest = self._newest[letter.topic, kind]
@@ -100,6 +103,7 @@ class LetterBoard:
         yield from [one for one in self._newest[topic, kind].copy() if one.place in is_open][:EXAMPLES]
 
     def _begin(self) -> None:
+        self._kinds: dict[str, str] = {}
         self._letters: deque[tuple[Place, float, str]] = deque(maxlen=COUNTED_MAX)
         self._newest: dict[tuple[str, str], deque[Example]] = defaultdict(lambda: deque(maxlen=4 * EXAMPLES))
 

@@ -18,6 +18,7 @@ from streams.broker import Broker
 log = logging.getLogger(__name__)
 
 STREAMS_MAX = 500
+STREAMS_OF_KEY_MAX = 100
 LISTS_KEPT = 4  # of a stream whose client reads slowly: the oldest go, since a later list is worth more than all before
 AGAIN_AFTER_S = 1.0
 RECORDS_PER_TURN = 200  # the loop answers others in between
@@ -30,9 +31,10 @@ class TooManyStreams(Exception):
 class ListStream:
     """The lists of one user from now on. A context manager, whose end closes it."""
 
-    def __init__(self, feed: "ListFeed", user_id: str) -> None:
+    def __init__(self, feed: "ListFeed", user_id: str, key_id: str | None) -> None:
         """As ListFeed.open makes it."""
         self.user_id = user_id
+        self.key_id = key_id
         self.is_closed = False
         self.lost = 0  # lists that came and went unread
         self._feed = feed
@@ -87,17 +89,24 @@ class ListFeed:
     def open_streams(self) -> int:
         return sum(map(len, self._streams.values()))
 
-    def open(self, user_id: str) -> ListStream:
-        """A stream of her lists. Raises TooManyStreams."""
+    def open(self, user_id: str, key_id: str | None = None) -> ListStream:
+        """A stream of her lists, for who has this key, if any is needed. Raises TooManyStreams."""
         if self._is_closing:
             raise TooManyStreams("the api is stopping: connect again in some seconds")
         if self.open_streams >= self._most:
             raise TooManyStreams(
                 f"this api holds {self._most} streams already: try again later, or start another `freshet worker api`"
             )
-        stream = ListStream(self, user_id)
+        if key_id is not None and self._open_of(key_id) >= STREAMS_OF_KEY_MAX:
+            raise TooManyStreams(
+                f"this key holds {STREAMS_OF_KEY_MAX} streams already: close some, or ask with a key of your own"
+            )
+        stream = ListStream(self, user_id, key_id)
         self._streams.setdefault(user_id, set()).add(stream)
         return stream
+
+    def _open_of(self, key_id: str) -> int:
+        return sum(stream.key_id == key_id for streams in self._streams.values() for stream in streams)
 
     def drop(self, stream: ListStream) -> None:
         """It gets no more lists."""

@@ -16,7 +16,7 @@ after it. Here it is decided whether it may (`Replays.why_not`), from what the r
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kafka.errors import KafkaError
 
@@ -79,11 +79,27 @@ class Replays:
         settled = self.letters.settled()
         newest: dict[Place, DeadLetter] = {}
         for letter in read_dead_letters(self._broker, [place.topic] if place else list(topics)):
-            fits_reason = reason is None or kind_of(letter.reason) == reason or letter.reason.startswith(reason)
-            if fits_reason and place in (None, letter.place):
+            if _fits(letter, reason) and place in (None, letter.place):
                 newest.pop(letter.place, None)
                 newest[letter.place] = letter  # in the order in which they were given up
         return [(letter, settlement_of(letter.place, letter.given_up_at, settled)) for letter in newest.values()]
+
+    def first_open(
+        self, topics: Sequence[str], *, reason: str | None, most: int
+    ) -> tuple[list[tuple[DeadLetter, Settled | None]], int]:
+        """The first `most` letters of these topics that are open, as `held` has them, and how many more there are; of
+        those nothing is kept in memory but the place."""
+        settled = self.letters.settled()
+        first: dict[Place, DeadLetter] = {}
+        others: set[Place] = set()
+        for letter in read_dead_letters(self._broker, list(topics)):
+            if not _fits(letter, reason) or settlement_of(letter.place, letter.given_up_at, settled) is not None:
+                continue
+            if letter.place in first or (len(first) < most and letter.place not in others):
+                first[letter.place] = letter
+            else:
+                others.add(letter.place)
+        return [(letter, None) for letter in first.values()], len(others)
 
     def replay(self, held: Sequence[tuple[DeadLetter, Settled | None]], *, anyway: bool = False) -> Replayed:
         """Those that may be are on their topic again, confirmed by the broker, and settled; the others are told why
@@ -215,23 +231,31 @@ class Replays:
         """Confirmed, and settled as far as they are. Raises BrokerUnavailable, which says how many are."""
         if not letters:
             return
+        sent: list[tuple[DeadLetter, Any]] = []
         confirmed: list[DeadLetter] = []
+        failure: KafkaError | None = None
         producer = self._broker.sync_producer()
+        deadline = time.monotonic() + CONFIRM_WITHIN_S
         try:
-            sent = [
-                producer.send(letter.topic, key=letter.key, value=letter.value, headers=_headers(letter))
-                for letter in letters
-            ]
-            for letter, confirmation in zip(letters, sent, strict=True):
-                confirmation.get(CONFIRM_WITHIN_S)
-                confirmed.append(letter)
-        except KafkaError as error:
-            raise BrokerUnavailable(
-                f"{len(confirmed)} of {len(letters)} letters were confirmed, and are settled: {error!r}; try again"
-            ) from error
+            try:
+                for letter in letters:
+                    made = producer.send(letter.topic, key=letter.key, value=letter.value, headers=_headers(letter))
+                    sent.append((letter, made))
+            except KafkaError as error:
+                failure = error  # what was sent before may be confirmed all the same
+            for letter, confirmation in sent:
+                try:
+                    confirmation.get(max(0.0, deadline - time.monotonic()))
+                    confirmed.append(letter)
+                except KafkaError as error:
+                    failure = failure or error
         finally:
             producer.close(timeout=1.0)
             self._settle(confirmed, "replayed")
+        if failure is not None:
+            raise BrokerUnavailable(
+                f"{len(confirmed)} of {len(letters)} letters were confirmed, and are settled: {failure!r}; try again"
+            ) from failure
 
     def _settle(self, letters: Iterable[DeadLetter], how: How) -> None:
         settled = {letter.place: letter.given_up_at for letter in letters}
@@ -252,6 +276,10 @@ def place_of(text: str) -> Place:
     if not (topic and partition.isdecimal() and offset.isdecimal()):
         raise ValueError(f"{text!r} names no place: write it as the list does, topic/partition/offset")
     return Place(topic, int(partition), int(offset))
+
+
+def _fits(letter: DeadLetter, reason: str | None) -> bool:
+    return reason is None or kind_of(letter.reason) == reason or letter.reason.startswith(reason)
 
 
 def _headers(letter: DeadLetter) -> list[tuple[str, bytes]]:

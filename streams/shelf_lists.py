@@ -5,7 +5,7 @@ They are made from the shelf alone, under its lock.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,11 @@ from encoders.cross_brand import fuse_orders
 from encoders.next_click import ABSENT, Floats, Mask, Rows
 from encoders.trends import faded, rising
 from store.conditions import ANY
-from store.vectors import UnknownProduct
+from store.vectors import Hit, UnknownProduct
 from streams.duplicates import kept_once
 from streams.filters import Filters, PageQuery
 from streams.shelf import Shelf
-from streams.shelf_offers import NONE
+from streams.shelf_offers import NONE, told_payload
 
 NEAREST = 256  # products of other brands that are compared by their whole fused vectors; the first by their contents
 Neighbourhood = Literal["together", "next"]
@@ -26,6 +26,20 @@ Neighbourhood = Literal["together", "next"]
 
 class UnknownBrand(LookupError):
     """No product of this brand is offered."""
+
+
+class FoundNearby(NamedTuple):
+    """A product that the vector store found, with what is offered."""
+
+    product_id: str
+    title: str | None
+    score: float
+    offer: dict[str, Any]  # as ShelfOffers.told
+
+    @classmethod
+    def of_hit(cls, hit: Hit) -> "FoundNearby":
+        """As the vector store has it, while the shelf cannot be asked."""
+        return cls(hit.product_id, hit.payload.get("title"), hit.score, told_payload(hit.payload))
 
 
 class ShelfLists:
@@ -62,6 +76,17 @@ class ShelfLists:
             here = (table.ids[own] != ABSENT) & allowed[table.ids[own]]
             rows, shares = table.ids[own][here], table.shares[own][here]
             return self._page(rows, (shares,), query.limit, beside=own, score=shares)
+
+    def still_there(self, hits: Sequence[Hit], query: PageQuery) -> list[FoundNearby]:
+        """Those that are listable and pass the filters now: the vector store may be behind."""
+        with self._asked(query) as allowed:
+            shelf = self._shelf
+            rows = [(hit, shelf.rows.get(hit.product_id)) for hit in hits]
+            return [
+                FoundNearby(hit.product_id, shelf.titles[row], hit.score, self._offers.told(row))
+                for hit, row in rows
+                if row is not None and allowed[row]
+            ]
 
     def trending(self, query: PageQuery) -> list[dict[str, Any]]:
         """What is clicked more lately than it used to be: encoders.trends.rising; behind it what is clicked most."""

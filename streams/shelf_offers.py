@@ -184,6 +184,18 @@ class ShelfOffers:
         return np.zeros(len(numbers), np.bool_) if number is None else numbers == number
 
 
+def told_payload(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """As ShelfOffers.told, of an offer as the vector store has it."""
+    links = payload.get("image_links") or [None]
+    return {
+        "brand": payload.get("brand"),
+        "category": payload.get("category") or [],
+        "price": payload.get("price"),
+        "availability": payload.get("availability") or "in_stock",
+        "image_link": links[0],
+    }
+
+
 def _counted(numbers: NDArray[np.signedinteger[Any]]) -> list[tuple[int, int]]:
     """Each number but NONE, and how often it is there."""
     each, counts = np.unique(numbers[numbers != NONE], return_counts=True)

@@ -12,7 +12,7 @@ from store.conditions import Conditions
 from store.vectors import Hit
 from streams.facets import Facet, count_facets
 from streams.shelf import Shelf
-from streams.shelf_offers import ShelfOffers
+from streams.shelf_offers import ShelfOffers, told_payload
 
 NO_ROWS = np.empty(0, np.int32)
 NextClicks = Callable[[str, Sequence[str]], NDArray[np.float32] | None]
@@ -41,10 +41,7 @@ class FoundProduct(NamedTuple):
     @classmethod
     def of_hit(cls, fused: Fused[str], hit: Hit) -> "FoundProduct":
         """As the vector store has it, while the shelf cannot be asked."""
-        told = {name: hit.payload.get(name) for name in ("brand", "category", "price", "availability")}
-        links = hit.payload.get("image_links") or [None]
-        offer = {**told, "image_link": links[0]}
-        return cls(fused.thing, fused, hit.payload.get("title"), offer, hit.score)
+        return cls(fused.thing, fused, hit.payload.get("title"), told_payload(hit.payload), hit.score)
 
 
 class ShelfSearch:

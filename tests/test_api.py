@@ -24,6 +24,7 @@ from streams.settings import Settings
 from streams.status import ROLES, StatusBoard
 
 pytestmark = pytest.mark.anyio
+OFFER_OF_NONE = {"brand": None, "category": [], "price": None, "availability": "in_stock", "image_link": None}
 
 
 @pytest.fixture
@@ -72,13 +73,23 @@ def problem(code: int, detail: str) -> dict[str, Any]:
 # --- lists -------------------------------------------------------------------------------------------------------
 
 
-async def test_similar_products_come_nearest_first_without_the_product_itself(shop: AskedShop) -> None:
+async def test_similar_products_come_nearest_first_without_the_product_itself_or_what_sold_out(
+    shop: AskedShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for path in (f"/v1/products/{BALL}/similar", f"/v1/products/{BALL.replace('/', '%2F')}/similar"):
         code, made = await ask(shop, path, limit=2)
         assert code == 200
         assert [item["product_id"] for item in made["items"]] == ["b", "c"]
         assert made["items"][0]["score"] == pytest.approx(0.9 / np.hypot(0.9, 0.1), abs=1e-4)
-        assert made["items"][0]["offer"]["title"] == "Bauble"
+        assert made["items"][0]["title"] == "Bauble"
+        assert made["items"][0]["offer"] == OFFER_OF_NONE
+    shop.shelf.put_offer(b"b", offer(2, state="sold_out"), ())
+    _, made = await ask(shop, f"/v1/products/{BALL}/similar", limit=1)
+    assert [item["product_id"] for item in made["items"]] == ["c"], "the vector store does not know yet"
+    monkeypatch.setattr(shop.api.views, "_lack_at_start", "still being read")
+    async with shop.client() as client:
+        items = (await client.get(f"/v1/products/{BALL}/similar")).json()["items"]
+    assert [(item["title"], item["offer"]) for item in items] == [("Bauble", OFFER_OF_NONE), ("Cup", OFFER_OF_NONE)]
 
 
 async def test_a_modality_without_vectors_has_nothing_similar(shop: AskedShop) -> None:
@@ -88,9 +99,8 @@ async def test_a_modality_without_vectors_has_nothing_similar(shop: AskedShop) -
 
 async def test_what_goes_with_a_product_comes_by_share_with_titles_if_it_can_be_had(shop: AskedShop) -> None:
     path = f"/v1/products/{BALL}/similar"
-    offer_of_none = {"brand": None, "category": [], "price": None, "availability": "in_stock", "image_link": None}
     bauble, cup = (
-        {"product_id": i, "title": t, "score": s, "offer": offer_of_none}
+        {"product_id": i, "title": t, "score": s, "offer": OFFER_OF_NONE}
         for i, t, s in (("b", "Bauble", 0.5), ("c", "Cup", 0.25))
     )
     assert await ask(shop, path, by="together") == (
@@ -171,6 +181,9 @@ async def test_all_that_is_held_of_a_product_is_shown(shop: AskedShop) -> None:
         ("/v1/products/b/similar?limit=0", 422, "limit: Input should be greater than or equal to 1"),
         ("/v1/products/b/similar?by=smell", 422, "by: Input should be 'fused', 'image', 'text', 'together' or 'next'"),
         (f"/v1/users/bob/recommendations?segment={65 * 'x'}", 422, "segment: String should have at most 64 characters"),
+        ("/v1/users/%00", 422, "user_id: String should match pattern"),
+        ("/v1/users/%00/look-alikes", 422, "user_id: String should match pattern"),
+        ("/v1/products/%00", 422, "product_id: String should match pattern"),
         ("/nothing", 404, "there is nothing at /nothing: see /openapi.json"),
     ],
 )
@@ -395,6 +408,24 @@ async def test_it_runs_until_it_is_stopped_and_tells_its_state(tmp_path: Path) -
     await asyncio.wait_for(running, 10)
     assert replicas.stopped
     shop.vectors.close()
+
+
+async def test_it_ends_with_a_reader_that_fails_and_not_with_views_that_are_full(
+    shop: AskedShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shop.api.views, "_prepare", lambda: None)
+
+    async def fails() -> None:
+        while not shop.api.views.are_full:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        assert shop.api.status()["state"] == "running"
+        raise LookupError("of a record")
+
+    monkeypatch.setattr(shop.api.letters, "follow", fails)
+    with pytest.raises(LookupError, match="of a record"):
+        await asyncio.wait_for(shop.api.run(), 10)
+    assert shop.replicas.stopped
 
 
 async def test_a_taken_port_says_what_to_do(shop: AskedShop) -> None:

@@ -19,6 +19,7 @@ from brokers import environment_of, settings_on
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka import KafkaConsumer, TopicPartition
+from kafka.structs import OffsetAndMetadata
 from shelves import FullReplica
 from tiny_encoders import untrained_version
 
@@ -32,11 +33,13 @@ from streams.clicks import ClicksRole
 from streams.door import Door, WrongEvents, identify_event
 from streams.embedded_broker import EmbeddedBroker
 from streams.events import BadEvent
+from streams.health import group_id
 from streams.parsing import parse_click
 from streams.role import Delivery, Message, Outcome
 from streams.settings import Settings
 from streams.supervisor import dies_with_parent
 from streams.topics import create_topics, topic_names
+from streams.unread import last_unread
 
 Json = dict[str, Any]
 Steps = Callable[[httpx.AsyncClient], Awaitable[Any]]
@@ -471,6 +474,50 @@ def test_to_identify_twice_or_to_keep_the_visitor_adds_nothing_twice(shop: Asked
     values(shop, shop.names.user_clicks, "cookie-2", 2)
 
 
+def test_clicks_that_are_not_stored_yet_are_waited_for_before_they_are_given_away(
+    shop: AskedShop, by_hand: ByHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visitor = {"anonymous_id": "cookie-4", "forget": True}
+    clicked(shop, "cookie-4", "cup")
+    by_hand.handle("cookie-4", count=1)
+    clicked(shop, "cookie-4", "pot")
+    monkeypatch.setattr(door, "STORED_WITHIN_S", 0.2)
+    told = send(shop, "POST", "/v1/users/eli/identify", visitor)
+    assert (told.status_code, told.headers["retry-after"]) == (503, "5")
+    assert "has not stored what the anonymous id did before, and nothing was published: not within" in told.text
+    monkeypatch.setattr(door, "STORED_WITHIN_S", 10.0)
+
+    async def steps(client: httpx.AsyncClient) -> httpx.Response:
+        asking = asyncio.create_task(client.post("/v1/users/eli/identify", json=visitor))
+        await asyncio.sleep(0.3)
+        assert not asking.done()
+        await asyncio.to_thread(by_hand.handle, "cookie-4", count=2)
+        return await asking
+
+    assert run(shop, steps).json()["clicks"] == 2
+    (event,) = values(shop, shop.names.user_clicks, "eli", 1)
+    assert [one["product_id"] for one in event["clicks"]] == ["pot", "cup"]
+    assert values(shop, shop.names.user_clicks, "cookie-4", 3)[2] is None
+
+
+def test_what_the_clicks_role_gave_up_of_a_visitor_is_not_waited_for_once_it_is_acknowledged(
+    shop: AskedShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clicked(shop, "cookie-5", "cup")
+    group, topic = group_id(shop.settings, "clicks"), shop.names.user_clicks
+    unread = last_unread(shop.broker, group, topic, b"cookie-5", within_s=10.0)
+    assert unread is not None
+    consumer = shop.broker.sync_consumer(group_id=group)
+    with closing(consumer):
+        place = TopicPartition(topic, unread[0])
+        consumer.assign([place])
+        consumer.commit({place: OffsetAndMetadata(unread[1] + 1, "", -1)})
+    monkeypatch.setattr(door, "STORED_WITHIN_S", 2.0)
+    assert (
+        send(shop, "POST", "/v1/users/eva/identify", {"anonymous_id": "cookie-5", "forget": True}).json()["clicks"] == 0
+    )
+
+
 def test_who_never_clicked_is_forgotten_without_an_event(shop: AskedShop) -> None:
     told = send(shop, "POST", "/v1/users/zoe/identify", {"anonymous_id": "cookie-3", "forget": True})
     assert told.json() == {"user_id": "zoe", "event_id": None, "clicks": 0, "forget": True}
@@ -520,7 +567,8 @@ def test_what_a_clicks_role_merged_that_was_killed_before_it_acknowledged_is_mer
     shop.users.write([UserRow("cookie", 1, [Click("pot", "view_item", at + 1)], (), {})])
     shop.users.write([UserRow("ann", 1, [Click("cup", "view_item", at + 2)], (), {})])
 
-    event_id = send(shop, "POST", "/v1/users/ann/identify", {"anonymous_id": "cookie"}).json()["event_id"]
+    visitor = {"anonymous_id": "cookie", "forget": True}
+    event_id = send(shop, "POST", "/v1/users/ann/identify", visitor).json()["event_id"]
     with (tmp_path / "worker.log").open("wb") as log:
         dying = subprocess.Popen(
             [sys.executable, str(SCRIPT), "clicks", "--before", "acknowledge"],

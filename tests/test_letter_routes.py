@@ -17,6 +17,7 @@ from kafka.errors import KafkaTimeoutError
 
 from store.keys import KeyStore
 from store.letters import Place, Settled
+from streams import letter_board
 from streams.api import access, letter_routes
 from streams.broker import Broker, Outgoing, end
 from streams.dead_letters import dead_letter, topics_with_letters
@@ -41,12 +42,14 @@ def shop(tansu: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> Ite
     create_topics(shop.settings, names)
     click = {"event_id": "e", "user_id": "ann", "product_id": "p", "event": "view_item"}
     click["occurred_at"] = "2026-01-02T03:04:05Z"
+    foreign = letter(names.user_clicks, 9, "foreign", b"v", key=b"k")
     publish(
         shop.settings,
         letter(names.catalog_updates, 7, UNKNOWN.format("a"), b'{"op": "patch", "product_id": "a"}', key=b"a"),
         letter(names.catalog_updates, 8, UNKNOWN.format("b"), b"\xff", key=b"b"),
         letter(names.user_clicks, 5, "the process died", orjson.dumps(click), key=b"ann"),
         Outgoing(f"{names.user_clicks}.dead-letters", b"k", b"no letter"),
+        foreign._replace(headers=[*foreign.headers, ("time", b"yesterday")]),
     )
     yield shop
     shop.vectors.close()
@@ -203,9 +206,21 @@ def test_the_board_counts_each_place_once_without_settled_and_expired_ones(tmp_p
     assert board.open(settled, at + 86_400) == []
 
 
+def test_beyond_so_many_kinds_letters_are_counted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(letter_board, "KINDS_MAX", 2)
+    board = LetterBoard(Settings(home=tmp_path))
+    for offset, reason in enumerate(("field a", "field b", "field c", "field d", "field a")):
+        put(board, offset, reason)
+    counts = {one.kind: one.count for one in board.open({}, time.time())}
+    assert counts == {"field a": 2, "field b": 1, letter_board.OTHER: 2}
+
+
 def test_what_is_no_letter_is_not_counted(tmp_path: Path) -> None:
     board = LetterBoard(Settings(home=tmp_path))
     board.put(SimpleNamespace(topic="t.dead-letters", offset=3, headers=(), key=None, value=None))
+    for name, foreign in (("time", b"yesterday"), ("time", b"0001-01-01T00:00:00+14:00"), ("source-offset", None)):
+        headers = [*letter("t", 0, "r", b"v", b"k").headers, (name, foreign)]
+        board.put(SimpleNamespace(topic="t.dead-letters", offset=4, headers=headers, key=None, value=None))
     assert board.open({}, time.time()) == []
 
 

@@ -11,7 +11,9 @@ import orjson
 import pytest
 from asked_shop import AskedShop, ReplicasAtHand
 
-from streams.api import list_events
+from store.keys import KeyStore
+from streams import list_feed
+from streams.api import access, list_events
 from streams.broker import Broker, Outgoing, Publisher
 from streams.embedded_broker import EmbeddedBroker
 from streams.list_feed import LISTS_KEPT, ListFeed, TooManyStreams
@@ -77,6 +79,15 @@ async def test_beyond_the_most_no_stream_is_opened(tmp_path: Path) -> None:
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
     assert "holds 0 streams already" in response.json()["detail"]
     shop.vectors.close()
+
+
+async def test_a_key_holds_no_more_streams_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(list_feed, "STREAMS_OF_KEY_MAX", 1)
+    lists = feed()
+    refused = pytest.raises(TooManyStreams, match="this key holds 1 streams already: close some, or ask with a key of")
+    with lists.open("ann", "k1"), lists.open("ann", "k2"), lists.open("ann"), lists.open("ann"), refused:
+        lists.open("bob", "k1")
+    lists.open("bob", "k1").close()
 
 
 # --- over HTTP ---------------------------------------------------------------------------------------------------
@@ -179,6 +190,25 @@ async def test_a_stream_begins_with_the_list_of_this_moment_and_goes_on_with_eac
         running.shop.api.stop()
         while await events.next():
             pass  # what comes before the end, which is a clean one: httpx would raise
+
+
+async def test_a_stream_ends_when_its_key_is_removed(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(list_events, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(access, "KNOWN_FOR_S", 0.0)
+    keys = KeyStore(running.shop.products.engine)
+    (mine, told), _ = keys.make("mine", ["read"]), keys.make("another", ["read"])
+    bearer = {"Authorization": f"Bearer {told}"}
+    async with running.client.stream("GET", "/v1/users/ann%2F1/recommendations/stream", headers=bearer) as response:
+        events = Events(response)
+        await events.made()
+        assert await events.next() == {"comment": "alive"}
+        assert [one.key_id for one in running.shop.feed._streams["ann/1"]] == [mine.key_id]
+        keys.remove(mine.key_id)
+        while await events.next():
+            pass
+    async with asyncio.timeout(5):
+        while running.shop.feed.open_streams:
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("told", [None, "", "x", "1.", "1.2.3", "9" * 400 + ".1", "-1.0", "१.२"])

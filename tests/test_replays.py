@@ -341,28 +341,50 @@ def test_dropped_letters_are_settled_and_nothing_is_published(desk: Desk) -> Non
     assert records_of(desk.settings, desk.clicks, user.encode()) == []
 
 
+def test_the_first_open_letters_are_held_and_the_others_only_counted(desk: Desk) -> None:
+    reason = f"so it was {uuid.uuid4().hex}"
+    first, second, third, fourth = (next(OFFSETS) for _ in range(4))
+    made = {
+        offset: dead_letter(desk.clicks, 0, offset, key=b"k", value=b"%d" % offset, headers=(), reason=reason)
+        for offset in (first, second, third, fourth)
+    }
+    publish(desk.settings, *made.values())
+    desk.replays.drop([one for one in desk.replays.held([desk.clicks], reason=reason) if one[0].offset == first])
+    publish(desk.settings, made[third]._replace(value=b"newer"), made[fourth])
+    held, left = desk.replays.first_open([desk.clicks], reason=reason, most=2)
+    assert [(letter.offset, letter.value, settled) for letter, settled in held] == [
+        (second, b"%d" % second, None),
+        (third, b"newer", None),
+    ]
+    assert left == 1
+
+
 def test_what_the_broker_did_not_confirm_stays_open(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     user = uuid.uuid4().hex
-    letters = [(desk.letter(desk.clicks, user, click(user)), None) for _ in range(2)]
+    letters = [(desk.letter(desk.clicks, user, click(user)), None) for _ in range(4)]
 
     class Confirmation:
         def get(self, _: float) -> None:
             calls.append(1)
-            if len(calls) > 1:
+            if len(calls) == 2:
                 raise KafkaTimeoutError("no answer")
 
     class Producer:
         def send(self, *_: Any, **__: Any) -> Confirmation:
+            sent.append(1)
+            if len(sent) == 4:
+                raise KafkaTimeoutError("no room")
             return Confirmation()
 
         def close(self, **_: Any) -> None: ...
 
     calls: list[int] = []
+    sent: list[int] = []
     monkeypatch.setattr(Broker, "sync_producer", lambda _: Producer())
-    with pytest.raises(BrokerUnavailable, match="1 of 2 letters were confirmed, and are settled"):
+    with pytest.raises(BrokerUnavailable, match="2 of 4 letters were confirmed, and are settled"):
         desk.replays.replay(letters)
     settled = desk.replays.letters.settled()
-    assert [letter.place in settled for letter, _ in letters] == [True, False]
+    assert [letter.place in settled for letter, _ in letters] == [True, False, True, False]
 
 
 def test_a_cut_letter_says_that_it_is() -> None:

@@ -114,8 +114,7 @@ def letter_routes(board: LetterBoard, replays: Replays, access: Access) -> APIRo
             return _of_place(place, topics), 0
         if which.topic is not None:
             topics = [topic for topic in topics if topic == which.topic]
-        held = [one for one in replays.held(topics, reason=which.reason) if one[1] is None]
-        return held[:AT_ONCE_MAX], max(0, len(held) - AT_ONCE_MAX)
+        return replays.first_open(topics, reason=which.reason, most=AT_ONCE_MAX)
 
     def _of_place(place: Place, topics: list[str]) -> list[tuple[DeadLetter, Settled | None]]:
         held = replays.held([], place=place) if place.topic in topics else []

@@ -1,7 +1,8 @@
 """A user's lists as server-sent events, for as long as the client listens and the api runs."""
 
 import re
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
@@ -28,16 +29,19 @@ class ListEvents(StreamingResponse):
         lists: ListStream,
         current: dict[str, Any],
         with_titles: Callable[[dict[str, Any]], dict[str, Any]],
+        is_allowed: Callable[[], Awaitable[bool]],
         *,
         after: str | None = None,
     ) -> None:
         """
         lists        open, and closed when the answer has ended, however it does
         with_titles  makes of a published list what is sent; called in any thread
+        is_allowed   asked every HEARTBEAT_S; the answer ends when whoever listens may not any more
         after        the id of an event: no older list is sent
         """
         self._lists = lists
         self._with_titles = with_titles
+        self._is_allowed = is_allowed
         super().__init__(self._events(current, _place_in(after)), headers=HEADERS, media_type="text/event-stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,8 +53,13 @@ class ListEvents(StreamingResponse):
         if _place_of(current) >= sent:
             sent = _place_of(current)
             yield _event(current)
+        asked_at = time.monotonic()
         while not self._lists.is_closed:
             record = await self._lists.next(HEARTBEAT_S)
+            if record is None or time.monotonic() - asked_at > HEARTBEAT_S:
+                if not await self._is_allowed():
+                    return
+                asked_at = time.monotonic()
             if record is None:
                 if not self._lists.is_closed:
                     yield HEARTBEAT

@@ -2,28 +2,20 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Header, Path, Query
+from fastapi import APIRouter, Body, Header, HTTPException, Query, Security
 from fastapi.concurrency import run_in_threadpool
+from fastapi.security import HTTPAuthorizationCredentials
 from starlette.responses import StreamingResponse
 
-from streams.api.access import Access
+from streams.api.access import Access, bearer
+from streams.api.answers import ITEM, answers
+from streams.api.ids import UserId
 from streams.api.list_events import ListEvents
-from streams.api.openapi import answers
 from streams.api.views import Views
 from streams.filters import PageQuery
 from streams.list_feed import ListFeed
 from streams.live_lists import ListQuery, LiveLists, VisitorQuery
 
-UserId = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
-
-OFFER = {
-    "brand": "Lumiska",
-    "category": ["Lamps", "Table lamps"],
-    "price": {"amount": 49.0, "currency": "EUR"},
-    "availability": "in_stock",
-    "image_link": "https://shop.example/lamp.jpg",
-}
-ITEM = {"product_id": "lamp-7", "title": "Brass table lamp", "offer": OFFER}
 LISTED = ITEM | {"score": 1.25, "rank": 1, "source": "next-click", "reason": "often next after Linen shade"}
 MADE = {
     "list_id": "5f0c",
@@ -78,18 +70,33 @@ def list_routes(lists: LiveLists, feed: ListFeed, views: Views, access: Access) 
         response_class=StreamingResponse,
         responses={200: {"content": {"text/event-stream": {"example": STREAMED}}}},
     )
-    async def stream(user_id: UserId, last_event_id: Annotated[str | None, Header()] = None) -> StreamingResponse:
+    async def stream(
+        user_id: UserId,
+        told: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)],
+        last_event_id: Annotated[str | None, Header()] = None,
+    ) -> StreamingResponse:
         """Server-sent events: first the list for this moment, then each one that is published for her, as on the topic
         `recommendations`, with titles and offers. The id is the revision and the time of the list; who comes back with
-        `Last-Event-ID` gets no older list. A client that reads too slowly misses the oldest ones."""
+        `Last-Event-ID` gets no older list. A client that reads too slowly misses the oldest ones. A
+        key that is removed ends its streams, of which it may have 100 at once."""
         views.need("lists")
-        opened = feed.open(user_id)
+        told_key = told.credentials if told else None
+        key = await access.key_of(told_key)
+        opened = feed.open(user_id, key.key_id if key else None)
+
+        async def is_allowed() -> bool:
+            try:
+                await access.key_of(told_key)
+            except HTTPException:
+                return False
+            return True
+
         try:
             current = await run_in_threadpool(lists.of_user, user_id, ListQuery(limit=lists.length))
         except BaseException:
             opened.close()
             raise
-        return ListEvents(opened, current, lists.with_titles, after=last_event_id)
+        return ListEvents(opened, current, lists.with_titles, is_allowed, after=last_event_id)
 
     @routes.get(
         "/users/{user_id:path}/recently-viewed",

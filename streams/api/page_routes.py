@@ -11,8 +11,8 @@ from PIL import Image, UnidentifiedImageError
 
 from store.vectors import UnknownProduct
 from streams.api.access import Access
+from streams.api.ids import ProductId
 from streams.api.problems import no_product
-from streams.api.product_routes import ProductId
 from streams.api.views import Views
 from streams.picture_decoding import FORMATS
 from streams.pictures import PictureMissing, read_picture

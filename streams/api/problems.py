@@ -18,6 +18,7 @@ from streams.filters import BadQuery
 from streams.list_feed import TooManyStreams
 from streams.query_encoder import StillLoading
 from streams.replicas import ReplicaEnded
+from streams.unread import NotStoredYet
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def handle_errors(app: FastAPI) -> None:
     app.exception_handler(BadQuery)(_bad_query)
     app.exception_handler(StillLoading)(_loading)
     app.exception_handler(TooManyStreams)(_loading)
+    app.exception_handler(NotStoredYet)(_loading)
     app.exception_handler(UnknownSource)(_no_search)
     app.exception_handler(UnknownDevice)(_no_search)
 

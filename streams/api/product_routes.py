@@ -3,21 +3,21 @@
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, HTTPException, Path, Query
+from fastapi import APIRouter, HTTPException, Query
 
 from store.products import ProductStore
 from store.records import StoreUnavailable
 from store.vectors import UnknownProduct, VectorStore
 from streams.api.access import Access
-from streams.api.list_routes import ITEM, OFFER
-from streams.api.openapi import answers
+from streams.api.answers import ITEM, OFFER, answers
+from streams.api.ids import ProductId
 from streams.api.problems import no_product
 from streams.api.views import Views
 from streams.filters import PageQuery
 from streams.listed_twice import ListedTwice
-from streams.shelf_lists import ShelfLists
+from streams.search import SPARE
+from streams.shelf_lists import FoundNearby, ShelfLists
 
-ProductId = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 SIMILAR = {"product_id": "lamp-1", "by": "fused", "items": [ITEM | {"score": 0.87}], "duplicates": []}
 OFFERED = ITEM | {"listable": True, "offer": OFFER | {"attributes": {"colour": "brass"}}}
 ACROSS = {"product_id": "lamp-1", "items": [ITEM | {"score": 0.98, "cosine": 0.81, "share": 0.04}]}
@@ -50,7 +50,8 @@ def product_routes(
         """The listable products that are like this one, best first: those with the nearest vector of that name, or
         those that are clicked together with it, or next after it. The score is the cosine, or the share. Listings of
         the same thing stand under `duplicates`, which is null while the offers are still being read. Filters fill the
-        page from all products by vectors, and from the 64 neighbours that are known by clicks."""
+        page from all products by vectors, and from the 64 neighbours that are known by clicks. What sold out a moment
+        ago is not among them."""
         try:
             items = similar_items(product_id, query)
         except UnknownProduct as unknown:
@@ -64,13 +65,16 @@ def product_routes(
             views.need("neighbours")
             return lists.neighbours(product_id, by, query)
         conditions = query.conditions(vectors.currencies)
-        hits = listed_twice.fill_page(
-            lambda count: vectors.similar(product_id, count, by, conditions=conditions), query.limit, beside=product_id
-        )
-        return [
-            {"product_id": hit.product_id, "score": hit.score, "title": hit.payload.get("title"), "offer": hit.payload}
-            for hit in hits
-        ]
+        is_full = not views.lack()
+
+        def find(count: int) -> list[FoundNearby]:
+            if not is_full:
+                hits = vectors.similar(product_id, count, by, conditions=conditions)
+                return [FoundNearby.of_hit(hit) for hit in hits]
+            hits = vectors.similar(product_id, count + SPARE, by, conditions=conditions)
+            return lists.still_there(hits, query)[:count]
+
+        return [one._asdict() for one in listed_twice.fill_page(find, query.limit, beside=product_id)]
 
     @routes.get(
         "/products/{product_id:path}/across-brands",
@@ -102,7 +106,7 @@ def product_routes(
             raise HTTPException(404, no_product(product_id)) from unknown
 
     @routes.get("/products/{product_id:path}", dependencies=[access.needs("admin")])
-    def held_of_a_product(product_id: str) -> dict[str, Any]:
+    def held_of_a_product(product_id: ProductId) -> dict[str, Any]:
         """All that is held of a product, tombstones too: the catalogue's row, and its point in the vector store."""
         row = products.read([product_id]).get(product_id)
         point = point_of(product_id)

@@ -129,23 +129,30 @@ class Api:
         self._server = _Server(config)
 
     async def run(self) -> None:
-        """Answer until `stop` is called. Raises PortTaken, and NoKeys where others could ask without one."""
+        """Answer until `stop` is called. Raises PortTaken, NoKeys where others could ask without one, and what ended a
+        reader of a topic: whoever runs the role starts it again, and it does not go on with what is never new."""
         self._access.require_keys()
         host, port = self._settings.api_host, self._settings.api_port
         listener = listen(host, port, setting="FRESHET_API_PORT")
         log.info("api listens url=http://%s:%d", host, listener.getsockname()[1])
         followed = self._board.follow(), self.views.fill(), self._feed.follow(), self.letters.follow()
         beside = [asyncio.create_task(one) for one in followed]
+        for task in beside:
+            task.add_done_callback(self._stop_with)
+        ended: list[asyncio.Task[None]] = []
         try:
             self._started = True
             await self._server.serve(sockets=[listener])
         finally:
+            ended = [task for task in beside if task.done()]
             listener.close()
             self._feed.close()
             for task in beside:
                 await end(task)
             self._search.close()
             await self.views.replicas.stop()
+        for task in ended:
+            task.result()
 
     def stop(self) -> None:
         """Take no more requests; `run` returns when those in hand are answered, CLOSE_WITHIN_S at most."""
@@ -180,6 +187,10 @@ class Api:
         )
         app.add_middleware(Measured, metrics=self.metrics)
         return app
+
+    def _stop_with(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception():
+            self.stop()
 
     def _count(self) -> None:
         self._answered += 1

@@ -6,7 +6,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Body, Query
 
 from streams.api.access import Access
-from streams.api.openapi import answers
+from streams.api.answers import answers
 from streams.api.views import Views
 from streams.search import Search
 from streams.search_query import SearchQuery, WordsQuery

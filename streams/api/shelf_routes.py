@@ -5,8 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Path, Query
 
 from streams.api.access import Access
-from streams.api.list_routes import ITEM
-from streams.api.openapi import answers
+from streams.api.answers import ITEM, answers
 from streams.api.views import Views
 from streams.filters import PageQuery
 from streams.shelf_lists import ShelfLists, UnknownBrand

@@ -8,6 +8,7 @@ from fastapi import APIRouter, HTTPException, Query
 
 from store.users import UserStore
 from streams.api.access import Access
+from streams.api.ids import UserId
 from streams.api.problems import no_user
 from streams.api.views import Views
 from streams.look_alikes import UnknownUser
@@ -25,7 +26,7 @@ def user_routes(
     routes = APIRouter(tags=["users"])
 
     @routes.get("/users/{user_id:path}/look-alikes", dependencies=[access.needs("admin")])
-    def users_like_her(user_id: str, limit: Limit = 20) -> dict[str, Any]:
+    def users_like_her(user_id: UserId, limit: Limit = 20) -> dict[str, Any]:
         """Those whose clicks are most like this user's, best first, and what they clicked last that she has not."""
         views.need("look-alikes")
         try:
@@ -34,7 +35,7 @@ def user_routes(
             raise HTTPException(404, no_user(user_id)) from unknown
 
     @routes.get("/users/{user_id:path}", dependencies=[access.needs("admin")])
-    def held_of_a_user(user_id: str) -> dict[str, Any]:
+    def held_of_a_user(user_id: UserId) -> dict[str, Any]:
         """All that is held of a user, with the revision and the offsets of the events that made the row."""
         row = users.read([user_id]).get(user_id)
         if row is None:
