@@ -2,17 +2,17 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Path
+from fastapi import APIRouter, HTTPException
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from streams.api.access import Access
+from streams.api.ids import UserId
 from streams.api.problems import Problem, again
 from streams.broker import BrokerUnavailable
 from streams.door import Door
 from streams.events import Id
 
-UserId = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 VisitorId = Annotated[Id, StringConstraints(pattern=r"^[^\x00]*$")]
 NOT_YET = (
     "the wish is published and will be carried out, but was not yet: is the clicks role up (GET /readyz)? "
