@@ -86,8 +86,7 @@ def test_vectors_are_those_of_the_settings_then_of_the_version_that_serves_and_n
         topics.tell(B, 1)
         await until(lambda: is_of_one() and shelf.encoder == B)
         topics.put(B, {"new": [7, 7, 7]})
-        await until(lambda: "new" in on(shelf))
-        assert shelf.listable.sum() == 41
+        await until(lambda: "new" in on(shelf) and shelf.listable.sum() == 41)
         topics.tell(A, 2)
         await until(lambda: is_of_one() and shelf.encoder == A)
         assert on(shelf) == in_a
