@@ -1,7 +1,8 @@
 """Fixtures that every test may use."""
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,16 @@ REPOSITORY = Path(__file__).parent.parent
 def required(name: str) -> bool:
     """True where the absence of a part is a failure: under CI, or named in FRESHET_REQUIRE."""
     return os.environ.get("CI") == "true" or name in os.environ.get("FRESHET_REQUIRE", "").split(",")
+
+
+@pytest.fixture(autouse=True)
+def _signals_are_heard() -> Iterator[None]:
+    """After a test, too: `freshet demo` leaves signals ignored, and processes of later tests would inherit that."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
