@@ -63,9 +63,7 @@ def remove(key_id: Annotated[str, typer.Argument(help="As `freshet keys list` na
 
 
 def _store() -> "KeyStore":
-    from store.database import open_database
     from store.keys import KeyStore
+    from streams.databases import database_of
 
-    settings = read_settings()
-    url = settings.database_url.get_secret_value() if settings.database_url else None
-    return KeyStore(open_database(url, settings.home, "products", settings.namespace))
+    return KeyStore(database_of(read_settings(), "products"))

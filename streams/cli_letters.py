@@ -145,13 +145,12 @@ def _sources(settings: "Settings", topic: str | None) -> list[str]:
 
 
 def _replays(settings: "Settings") -> "Replays":
-    from store.database import open_database
     from store.products import ProductStore
     from store.users import UserStore
+    from streams.databases import database_of
     from streams.replays import Replays
 
-    url = settings.database_url.get_secret_value() if settings.database_url else None
-    products, users = (open_database(url, settings.home, name, settings.namespace) for name in ("products", "users"))
+    products, users = (database_of(settings, name) for name in ("products", "users"))
     return Replays(settings, ProductStore(products), UserStore(users))
 
 

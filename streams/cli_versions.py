@@ -207,11 +207,10 @@ def remove(fingerprint: Fingerprint) -> None:
 
 
 def _store(settings: "Settings") -> "EncoderStore":
-    from store.database import open_database
     from store.encoders import EncoderStore
+    from streams.databases import database_of
 
-    url = settings.database_url.get_secret_value() if settings.database_url else None
-    return EncoderStore(open_database(url, settings.home, "products", settings.namespace))
+    return EncoderStore(database_of(settings, "products"))
 
 
 def _told(row: "EncoderRow") -> dict[str, Any]:

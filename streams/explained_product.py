@@ -8,9 +8,9 @@ import orjson
 
 from encoders.attributes import price_band
 from encoders.product import ProductContent, product_content
-from store.database import open_database
 from store.products import ProductStore
 from streams.catalog_rows import unknown, updated
+from streams.databases import database_of, is_there
 from streams.events import BadEvent, CatalogUpdate
 from streams.parsing import parse
 from streams.pictures import Picture, PictureLoader, PictureMissing
@@ -23,11 +23,10 @@ class NoSuchProduct(LookupError):
 
 def fields_from_shop(product_id: str, settings: Settings) -> dict[str, Any]:
     """The product's fields in the shop's database. Raises NoSuchProduct, StoreUnavailable."""
-    url = settings.database_url.get_secret_value() if settings.database_url else None
     folder = settings.home / settings.namespace
-    if url is None and not (folder / "products.db").is_file():
+    if not is_there(settings, "products"):
         raise NoSuchProduct(f"there is no shop in {folder}: set FRESHET_HOME to where it is, or name a --catalog")
-    engine = open_database(url, settings.home, "products", settings.namespace)
+    engine = database_of(settings, "products")
     try:
         row = ProductStore(engine).read([product_id]).get(product_id)
     finally:

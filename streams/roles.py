@@ -12,12 +12,12 @@ from encoders.next_click import FACTORS
 from encoders.product import ProductEncoder
 from encoders.version import UnusableVersion
 from encoders.weights import UnknownSource, fingerprint_of, widths_of
-from store.database import open_database
 from store.encoders import EncoderRow, EncoderStore
 from store.products import ProductStore
 from store.users import UserStore
 from store.vectors import VectorStore, open_vectors
 from streams.broker import Broker, Publisher
+from streams.databases import database_of
 from streams.events import EncoderVersion
 from streams.listed_twice import ListedTwice
 from streams.look_alikes import LookAlikes
@@ -159,9 +159,7 @@ class Parts:
 
     def database(self, name: str) -> Engine:
         """An engine: a SQLite file of this name, or the one PostgreSQL."""
-        s = self.settings
-        url = s.database_url.get_secret_value() if s.database_url else None
-        return open_database(url, s.home, name, s.namespace)
+        return database_of(self.settings, name)
 
     def look_alikes(self, user_id: str, limit: int) -> dict[str, Any]:
         """As LookAlikes.of. Raises what ended the shelf's reader, too."""

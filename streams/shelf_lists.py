@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.cross_brand import fuse_orders
 from encoders.next_click import ABSENT, Floats, Mask, Rows
+from encoders.reciprocal_rank import fuse_values
 from encoders.trends import faded, rising
 from store.conditions import ANY
 from store.vectors import Hit, UnknownProduct
@@ -108,7 +108,7 @@ class ShelfLists:
     def across_brands(self, product_id: str, query: PageQuery) -> list[dict[str, Any]]:
         """Products of other brands that are like this one, or are clicked together with it.
 
-        The score fuses both orders (encoders.cross_brand); beside it the cosine of the fused vectors, None without
+        The score fuses both orders (encoders.reciprocal_rank); beside it the cosine of the fused vectors, None without
         one, and the share of clicks. Raises UnknownProduct.
         """
         with self._asked(query) as allowed:
@@ -125,7 +125,7 @@ class ShelfLists:
             rows = np.union1d(self._nearest(own, others), clicked).astype(np.int32)
             cosines, share = self._cosines(own, rows), np.full(len(rows), np.nan, np.float32)
             share[np.searchsorted(rows, clicked)] = shares
-            scores, share = fuse_orders(cosines, share), np.nan_to_num(share)
+            scores, share = fuse_values(cosines, share), np.nan_to_num(share)
             return self._page(rows, (scores,), query.limit, beside=own, score=scores, cosine=cosines, share=share)
 
     def related_brands(self, brand: str, limit: int) -> list[dict[str, Any]]:
@@ -156,7 +156,7 @@ class ShelfLists:
             here = (ids != ABSENT) & others[ids]
             share = np.bincount(offers.brand[ids[here]], weights=shares[here], minlength=count) / own.sum()
             names = offers.brands.values[:count]
-        scores = fuse_orders(cosines.astype(np.float32), np.where(share > 0, share, np.nan).astype(np.float32))
+        scores = fuse_values(cosines.astype(np.float32), np.where(share > 0, share, np.nan).astype(np.float32))
         found = [number for number in np.lexsort((np.arange(count), -scores)).tolist() if products[number]]
         return [
             {

@@ -3,10 +3,10 @@
 import logging
 from threading import Lock
 
-from store.database import open_database
 from store.encoders import EncoderRow, EncoderStore
 from store.records import StoreUnavailable
 from streams.broker import Headers, Outgoing
+from streams.databases import database_of, is_there
 from streams.events import EncoderVersion
 from streams.parsing import parse
 from streams.settings import Settings
@@ -61,10 +61,9 @@ def _serving_first(versions: list[EncoderVersion]) -> list[EncoderVersion]:
 
 def known_rows(settings: Settings) -> list[EncoderRow]:
     """The versions that SQL knows; none where there is no database yet. Raises StoreUnavailable."""
-    url = settings.database_url.get_secret_value() if settings.database_url else None
-    if url is None and not (settings.home / settings.namespace / "products.db").exists():
+    if not is_there(settings, "products"):
         return []
-    engine = open_database(url, settings.home, "products", settings.namespace)
+    engine = database_of(settings, "products")
     try:
         return EncoderStore(engine).known()
     finally:

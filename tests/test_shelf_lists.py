@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shelves import FullReplica, factors, neighbours, offer, stage, vectors
 
-from encoders.cross_brand import fuse_orders
+from encoders.reciprocal_rank import fuse_values
 from encoders.trends import Trends, faded, rising
 from store.vectors import UnknownProduct
 from streams.filters import PageQuery
@@ -82,9 +82,9 @@ def test_the_first_by_keys_are_those_that_a_sort_of_all_gives(pairs: list[tuple[
 
 def test_orders_are_fused_by_the_places_in_them() -> None:
     nan = np.float32(np.nan)
-    fused = fuse_orders(np.array([0.9, 0.8, nan, nan], np.float32), np.array([0.2, nan, 0.3, nan], np.float32))
+    fused = fuse_values(np.array([0.9, 0.8, nan, nan], np.float32), np.array([0.2, nan, 0.3, nan], np.float32))
     np.testing.assert_allclose(fused, [(1 + 61 / 62) / 2, 61 / 62 / 2, 1 / 2, 0], rtol=1e-6)
-    np.testing.assert_allclose(fuse_orders(np.array([5, 5, 1], np.float32)), [1, 1, 61 / 62], rtol=1e-6)
+    np.testing.assert_allclose(fuse_values(np.array([5, 5, 1], np.float32)), [1, 1, 61 / 62], rtol=1e-6)
 
 
 @pytest.fixture

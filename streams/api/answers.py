@@ -12,6 +12,7 @@ OFFER = {
 ITEM = {"product_id": "lamp-7", "title": "Brass table lamp", "offer": OFFER}
 
 
-def answers(example: Any) -> dict[int | str, dict[str, Any]]:
+def answers(example: Any, status: int = 200, description: str | None = None) -> dict[int | str, dict[str, Any]]:
     """`responses` of a route with an example of what it answers."""
-    return {200: {"content": {"application/json": {"example": example}}}}
+    told = {} if description is None else {"description": description}
+    return {status: {**told, "content": {"application/json": {"example": example}}}}

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from starlette.requests import ClientDisconnect
 
 from streams.api.access import Access
+from streams.api.answers import answers
 from streams.api.problems import Problem, again
 from streams.broker import BrokerUnavailable
 from streams.door import EVENTS_MAX, Door, Posted, WrongEvents
@@ -138,8 +139,7 @@ def _inlined(part: Any, definitions: Json) -> Any:
 
 
 def _responses(example: Json) -> dict[int | str, Json]:
-    return {
-        202: {"description": "all are confirmed", "content": {"application/json": {"example": example}}},
+    return answers(example, 202, "all are confirmed") | {
         413: {"description": "the body, or an event, is too large"},
         422: {"description": "nothing was published: `errors` names each wrong event and why"},
         503: {"description": "not confirmed: some may have been published; send it again after Retry-After"},

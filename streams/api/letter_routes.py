@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from store.letters import Place, Settled
 from streams.api.access import Access
+from streams.api.answers import answers
 from streams.dead_letters import DeadLetter
 from streams.letter_board import LetterBoard
 from streams.replays import Replays, place_of
@@ -76,7 +77,7 @@ def letter_routes(board: LetterBoard, replays: Replays, access: Access) -> APIRo
     """The routes."""
     routes = APIRouter(prefix="/dead-letters", tags=["operation"], dependencies=[access.needs("admin")])
 
-    @routes.get("", summary="The open dead letters", responses={200: _example(OPEN)})
+    @routes.get("", summary="The open dead letters", responses=answers(OPEN))
     def open_letters() -> dict[str, Any]:
         """How many are open, by topic and kind of reason, the most first; the newest of each kind, without values."""
         found = board.open(replays.letters.settled(), time.time())
@@ -91,7 +92,7 @@ def letter_routes(board: LetterBoard, replays: Replays, access: Access) -> APIRo
         ]
         return {"open": sum(one.count for one in found), "reasons": reasons}
 
-    @routes.post("/replay", summary="Publish dead letters again", responses={200: _example(REPLAYED)})
+    @routes.post("/replay", summary="Publish dead letters again", responses=answers(REPLAYED))
     def replay(which: Annotated[Replay, Body(openapi_examples=EXAMPLES)]) -> dict[str, Any]:
         """The raw bytes are on their topic again, under their key, with a header `replayed-from`, and confirmed; what
         would turn back something newer is refused and stays open. At most 1,000 at once; `left` says how many more."""
@@ -100,7 +101,7 @@ def letter_routes(board: LetterBoard, replays: Replays, access: Access) -> APIRo
         refused = [{"place": str(one.place), "why": one.why} for one in done.refused]
         return {"replayed": [str(place) for place in done.replayed], "refused": refused, "left": left}
 
-    @routes.post("/drop", summary="Drop dead letters", responses={200: _example({"dropped": [PLACE], "left": 0})})
+    @routes.post("/drop", summary="Drop dead letters", responses=answers({"dropped": [PLACE], "left": 0}))
     def drop(which: Annotated[Which, Body(openapi_examples=EXAMPLES)]) -> dict[str, Any]:
         """They are settled: nothing is published, and they are counted no more."""
         held, left = chosen(which)
@@ -123,7 +124,3 @@ def letter_routes(board: LetterBoard, replays: Replays, access: Access) -> APIRo
         return held
 
     return routes
-
-
-def _example(value: Any) -> dict[str, Any]:
-    return {"content": {"application/json": {"example": value}}}

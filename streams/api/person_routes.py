@@ -1,12 +1,13 @@
 """The rights of a person: to be forgotten, and to be known again."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from streams.api.access import Access
+from streams.api.answers import answers
 from streams.api.ids import UserId
 from streams.api.problems import Problem, again
 from streams.broker import BrokerUnavailable
@@ -39,8 +40,8 @@ def person_routes(door: Door, access: Access) -> APIRouter:
         "/users/{user_id:path}",
         dependencies=[access.needs("admin")],
         summary="Forget a user",
-        responses=_answers({"user_id": "u-1", "forgotten": True}, 200, "she is forgotten")
-        | _answers({"user_id": "u-1", "forgotten": False, "detail": NOT_YET}, 202, "published, and not yet through"),
+        responses=answers({"user_id": "u-1", "forgotten": True}, 200, "she is forgotten")
+        | answers({"user_id": "u-1", "forgotten": False, "detail": NOT_YET}, 202, "published, and not yet through"),
     )
     async def forget(user_id: UserId) -> Response:
         """Publishes the wish and answers when the user's row is gone; after 10 s with 202 and what to do."""
@@ -53,7 +54,7 @@ def person_routes(door: Door, access: Access) -> APIRouter:
         status_code=202,
         dependencies=[access.needs("write")],
         summary="Give a visitor's clicks to a user",
-        responses=_answers(
+        responses=answers(
             {"user_id": "u-1", "event_id": "e1f0a8", "clicks": 7, "forget": True}, 202, "the broker has confirmed"
         ),
     )
@@ -75,7 +76,3 @@ def person_routes(door: Door, access: Access) -> APIRouter:
         return JSONResponse(answer, 202)
 
     return routes
-
-
-def _answers(example: dict[str, Any], status: int, description: str) -> dict[int | str, dict[str, Any]]:
-    return {status: {"description": description, "content": {"application/json": {"example": example}}}}
