@@ -65,12 +65,13 @@ async def _carried_out(supervisor: Supervisor, names: Collection[str], order: An
     """The answer: the state of each process that may be stopped, or no `processes` for an order of an unknown one."""
     told = order if isinstance(order, dict) else {}
     kind, name = told.get("order"), told.get("process")
-    if kind in ("stop", "start") and name not in names:
-        return {"unknown": name}
-    if kind == "stop":
-        await supervisor.hold(name)
-    elif kind == "start":
-        supervisor.release(name)
+    if kind in ("stop", "start"):
+        if not isinstance(name, str) or name not in names:
+            return {"unknown": name}
+        if kind == "stop":
+            await supervisor.hold(name)
+        else:
+            supervisor.release(name)
     return {"processes": {name: supervisor.state(name) for name in names}}
 
 

@@ -67,8 +67,14 @@ class Stage:
             await self.play.close()
 
     async def stay(self) -> None:
-        """All runs on, until this is cancelled. Raises what ended a process for good."""
-        await self._supervisor.wait()
+        """All runs on, until this is cancelled. Raises what ended a process for good, and what Play.go_on raises."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                watching = tasks.create_task(self._supervisor.wait())
+                await self.play.go_on()
+                watching.cancel()
+        except ExceptionGroup as several:
+            raise _first(several) from several
 
     async def _until_ready(self) -> None:
         missing = "no answer from the api"

@@ -148,8 +148,8 @@ class Api:
         host, port = self._settings.api_host, self._settings.api_port
         listener = listen(host, port, setting="FRESHET_API_PORT")
         log.info("api listens url=http://%s:%d", host, listener.getsockname()[1])
-        followed = self._board.follow(), self.views.fill(), self._feed.follow(), self.letters.follow()
-        followed += (self._happenings.follow(lambda: self.views.are_full),)
+        happenings = self._happenings.follow(lambda: self.views.are_full)
+        followed = self._board.follow(), self.views.fill(), self._feed.follow(), self.letters.follow(), happenings
         beside = [asyncio.create_task(one) for one in followed]
         for task in beside:
             task.add_done_callback(self._stop_with)
