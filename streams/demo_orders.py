@@ -10,7 +10,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -29,6 +29,13 @@ class OrdersUnavailable(Exception):
 
 class UnknownProcess(LookupError):
     """There is none of this name that may be stopped."""
+
+
+class ProcessState(NamedTuple):
+    """How a process stands."""
+
+    state: str  # as Supervisor.state
+    pid: int | None  # None while none runs; by it a worker's word is told from that of the process before it
 
 
 def fits(path: Path) -> bool:
@@ -62,7 +69,7 @@ async def orders_taken(supervisor: Supervisor, names: Collection[str], path: Pat
 
 
 async def _carried_out(supervisor: Supervisor, names: Collection[str], order: Any) -> dict[str, Any]:
-    """The answer: the state of each process that may be stopped, or no `processes` for an order of an unknown one."""
+    """The answer: how each process stands that may be stopped, or no `processes` for an order of an unknown one."""
     told = order if isinstance(order, dict) else {}
     kind, name = told.get("order"), told.get("process")
     if kind in ("stop", "start"):
@@ -72,28 +79,29 @@ async def _carried_out(supervisor: Supervisor, names: Collection[str], order: An
             await supervisor.hold(name)
         else:
             supervisor.release(name)
-    return {"processes": {name: supervisor.state(name) for name in names}}
+    pids = supervisor.processes
+    return {"processes": {name: ProcessState(supervisor.state(name), pids.get(name))._asdict() for name in names}}
 
 
 class Orders:
-    """Gives orders. Its methods raise OrdersUnavailable and return the state of each process, as Supervisor.state."""
+    """Gives orders. Its methods raise OrdersUnavailable and return how each process that may be stopped stands."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    async def tell(self) -> dict[str, str]:
+    async def tell(self) -> dict[str, ProcessState]:
         """How they stand."""
         return await self._ask("tell")
 
-    async def stop(self, name: str) -> dict[str, str]:
+    async def stop(self, name: str) -> dict[str, ProcessState]:
         """The process has ended, and stays so until `start`. Raises UnknownProcess."""
         return await self._ask("stop", name)
 
-    async def start(self, name: str) -> dict[str, str]:
+    async def start(self, name: str) -> dict[str, ProcessState]:
         """The process is started again, if it was stopped. Raises UnknownProcess."""
         return await self._ask("start", name)
 
-    async def _ask(self, order: Order, name: str | None = None) -> dict[str, str]:
+    async def _ask(self, order: Order, name: str | None = None) -> dict[str, ProcessState]:
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 reader, writer = await asyncio.open_unix_connection(str(self._path), limit=LINE_MAX_BYTES)
@@ -106,5 +114,4 @@ class Orders:
             raise OrdersUnavailable(f"the supervisor takes no orders ({error!r}): is `freshet demo` ending?") from error
         if "unknown" in answer:
             raise UnknownProcess(f"no process {name!r} may be stopped: GET /v1/demo has those that may")
-        processes: dict[str, str] = answer["processes"]
-        return processes
+        return {process: ProcessState(**state) for process, state in answer["processes"].items()}

@@ -93,11 +93,12 @@ async def test_a_process_is_stopped_stays_so_and_is_started_again(shop: DemoShop
     shop.backlogs["encode"] = Backlog(3, None)
     async with supervised(shop) as supervisor:
         before = supervisor.processes
-        shop.board.put(status_of("clicks", 9e12, lag=0))
+        shop.board.put(status_of("clicks", 9e12, lag=0, pid=before["clicks"]))
+        shop.board.put(status_of("encode", 9e12, pid=1))  # of a process before this one
         told = (await shop.asked("GET")).json()
         assert told["takes_pictures"] is True
         assert told["processes"] == [
-            {"name": "encode", "state": "running", "at_work": False, "waiting": 3},  # it has said nothing yet
+            {"name": "encode", "state": "running", "at_work": False, "waiting": 3},  # it has said nothing yet itself
             {"name": "clicks", "state": "running", "at_work": True, "waiting": 0},
         ]
         stopped = await shop.asked("POST", "/processes/encode/stop")
@@ -134,7 +135,7 @@ async def test_nobody_else_may_order_and_what_is_no_order_is_not_answered(shop: 
             writer.close()
         reader, writer = await asyncio.open_unix_connection(str(path))
         writer.write(b'["stop"]\n')
-        assert b'"encode":"running"' in await reader.readline(), "it is taken as a question"
+        assert b'"encode":{"state":"running"' in await reader.readline(), "it is taken as a question"
         writer.close()
         assert supervisor.processes == before
     assert not path.exists()

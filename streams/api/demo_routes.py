@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from streams.api.access import Access
 from streams.api.answers import answers
 from streams.api.problems import again
-from streams.demo_orders import Orders, OrdersUnavailable, UnknownProcess
+from streams.demo_orders import Orders, OrdersUnavailable, ProcessState, UnknownProcess
 from streams.demo_products import TooManyPictures, own_product
 from streams.door import Door, WrongEvents
 from streams.health import Backlog
@@ -122,7 +122,7 @@ def demo_routes(
     return routes
 
 
-def _process(name: str, state: str, roles: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _process(name: str, state: ProcessState, roles: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     own = [roles[role] for role in name.split("-") if role in roles]
-    at_work = state == "running" and all(role["alive"] and role["state"] == "running" for role in own)
-    return {"name": name, "state": state, "at_work": at_work, "waiting": sum(role["lag"] for role in own)}
+    at_work = all(role["alive"] and role["state"] == "running" and state.pid in role["pids"] for role in own)
+    return {"name": name, "state": state.state, "at_work": at_work, "waiting": sum(role["lag"] for role in own)}
