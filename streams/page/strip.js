@@ -83,5 +83,5 @@ function link({ product_id, title }) {
 }
 
 export function seconds(value) {
-  return value < 1 ? `${Math.round(value * 1000)} ms` : `${value.toFixed(value < 10 ? 1 : 0)} s`;
+  return value < 1 ? `${Math.round(value * 1000)}\u00a0ms` : `${value.toFixed(value < 10 ? 1 : 0)}\u00a0s`;
 }
