@@ -23,6 +23,7 @@ from streams.status import ALIVE_S, StatusBoard
 from streams.tail import Tail
 
 LOOK_EVERY_S = 0.1
+LOOK_EVERY_IDLE_S = 1.0  # while nobody looks on
 STREAMS_MAX = 100
 KEPT = 200  # happenings of a stream that nobody has read yet
 CLICKS_KEPT = 10_000  # whose lists have not come
@@ -145,7 +146,7 @@ class Happenings:
     async def follow(self, are_full: Callable[[], bool]) -> None:
         """Tell until cancelled. are_full: the views; what was on the shelf before is nobody's news."""
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(LOOK_EVERY_S if self._streams else LOOK_EVERY_IDLE_S)
             pending, self._pending = [self._timed(one) for one in self._pending], []
             found = await asyncio.to_thread(self.look, pending, time.time(), is_news=are_full())
             for happening in found:

@@ -101,12 +101,12 @@ async def test_a_process_is_stopped_stays_so_and_is_started_again(shop: DemoShop
             {"name": "encode", "state": "running", "at_work": False, "waiting": 3},  # it has said nothing yet itself
             {"name": "clicks", "state": "running", "at_work": True, "waiting": 0},
         ]
-        stopped = await shop.asked("POST", "/processes/encode/stop")
+        stopped = await shop.asked("POST", "/processes/encode/stop", json={})
         assert [one["state"] for one in stopped.json()["processes"]] == ["held", "running"]
         assert set(supervisor.processes) == {"clicks", "index-api"}
         await asyncio.sleep(0.05)
         assert "encode" not in supervisor.processes, "the supervisor has left it stopped"
-        assert (await shop.asked("POST", "/processes/encode/start")).status_code == 200
+        assert (await shop.asked("POST", "/processes/encode/start", json={})).status_code == 200
         async with asyncio.timeout(10):
             while "encode" not in supervisor.processes:
                 await asyncio.sleep(0.01)
@@ -114,9 +114,12 @@ async def test_a_process_is_stopped_stays_so_and_is_started_again(shop: DemoShop
         assert after["encode"] != before["encode"]
         assert after["clicks"] == before["clicks"]
         for other in ("index-api", "broker", "7"):
-            answer = await shop.asked("POST", f"/processes/{other}/stop")
+            answer = await shop.asked("POST", f"/processes/{other}/stop", json={})
             assert answer.status_code == 404
             assert f"no process '{other}' may be stopped" in answer.json()["detail"]
+        for path in ("/processes/clicks/stop", "/products"):
+            foreign = await shop.asked("POST", path, content=b"{}")
+            assert foreign.status_code in (415, 422), "as a page of another site could send it"
         assert supervisor.processes == after
 
 

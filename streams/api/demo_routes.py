@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Body, HTTPException
+from fastapi import APIRouter, Body, Depends, HTTPException
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from streams.api.access import Access
 from streams.api.answers import answers
+from streams.api.event_routes import json_body
 from streams.api.problems import again
 from streams.demo_orders import Orders, OrdersUnavailable, ProcessState, UnknownProcess
 from streams.demo_products import TooManyPictures, own_product
@@ -45,6 +46,7 @@ def demo_routes(
     """The routes."""
     routes = APIRouter(prefix="/demo", tags=["demo"])
     root = settings.pictures_root
+    ordered = [access.needs("admin"), Depends(json_body)]  # what calls itself JSON comes from no other page
     takes_pictures = root is not None and root.resolve().is_relative_to(settings.home.resolve())
 
     @routes.get(
@@ -92,21 +94,21 @@ def demo_routes(
     @routes.post(
         "/processes/{name}/stop",
         summary="Stop a process",
-        dependencies=[access.needs("admin")],
+        dependencies=ordered,
         responses=answers(PROCESSES) | {404: {"description": "none of this name may be stopped"}},
     )
     async def stop(name: str) -> dict[str, Any]:
-        """It has ended, as at SIGTERM, and stays so until it is started: what comes for it waits in the topics."""
+        """It has ended, as at SIGTERM, and stays so until it is started: what comes for it waits in the topics. The body is {}."""
         return await _told(orders.stop(name))
 
     @routes.post(
         "/processes/{name}/start",
         summary="Start a process again",
-        dependencies=[access.needs("admin")],
+        dependencies=ordered,
         responses=answers(PROCESSES) | {404: {"description": "none of this name may be stopped"}},
     )
     async def start(name: str) -> dict[str, Any]:
-        """It starts again, and catches up; nothing is lost."""
+        """It starts again, and catches up; nothing is lost. The body is {}."""
         return await _told(orders.start(name))
 
     async def _told(asked: Any) -> dict[str, Any]:

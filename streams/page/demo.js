@@ -157,7 +157,7 @@ async function order(name, what) {
   const row = [...$("processes").querySelectorAll("li")].find((child) => child.dataset.name === name);
   row.querySelector("button").setAttribute("aria-checked", what === "start");
   row.querySelector("output").textContent = what === "stop" ? "stopping" : "starting";
-  const told = await attempt("demo", () => ask(`/v1/demo/processes/${name}/${what}`, { method: "POST" }));
+  const told = await attempt("demo", () => ask(`/v1/demo/processes/${name}/${what}`, { body: {} }));
   changing.delete(name);
   if (told?.processes) processes(told);
 }
