@@ -98,7 +98,8 @@ def demo_routes(
         responses=answers(PROCESSES) | {404: {"description": "none of this name may be stopped"}},
     )
     async def stop(name: str) -> dict[str, Any]:
-        """It has ended, as at SIGTERM, and stays so until it is started: what comes for it waits in the topics. The body is {}."""
+        """It has ended, as at SIGTERM, and stays so until it is started: what comes for it waits in the topics. The
+        body is {}."""
         return await _told(orders.stop(name))
 
     @routes.post(

@@ -213,7 +213,7 @@ def test_the_operator_sees_every_role_at_work(shop: Staged, page: Any) -> None:
     page.wait_for_selector("#new .card")
     page.wait_for_selector("#letters caption")
     page.wait_for_function(
-        "() => /\\d (ms|s)/.test(document.querySelector('#freshness tbody tr td:nth-child(2)').textContent)"
+        "() => /\\d\\s(ms|s)/.test(document.querySelector('#freshness tbody tr td:nth-child(2)').textContent)"
     )
     assert page.inner_text("#new-count").startswith(f"{PRODUCTS} came, ")
     assert page.locator("#new .first:text('no click yet')").count() > 0
@@ -242,7 +242,7 @@ def test_an_own_product_waits_while_the_encoder_is_stopped_and_is_found_by_its_p
     assert "My purple mug" not in [item["title"] for item in shop.ask("/v1/search", by_picture)["items"]]
     assert page.get_attribute(f"{encoder} button", "aria-checked") == "false"
     page.click(f"{encoder} button")
-    page.wait_for_selector("#published:has-text('Shoppers can find it')")
+    page.wait_for_selector("#published:has-text('Shoppers can find it')", timeout=4 * WITHIN_MS)  # it loads its models
     page.wait_for_selector("#happened li:has-text('My purple mug can be found')")
     keep(page, "own-product")
     page.click("#published button:text('Search with its photo')")
