@@ -9,6 +9,7 @@ from fastapi import APIRouter, Body, Depends, HTTPException
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from streams.api import PREFIX
 from streams.api.access import Access
 from streams.api.answers import answers
 from streams.api.event_routes import json_body
@@ -44,7 +45,7 @@ def demo_routes(
     access: Access,
 ) -> APIRouter:
     """The routes."""
-    routes = APIRouter(prefix="/demo", tags=["demo"])
+    routes = APIRouter(prefix=f"{PREFIX}/demo", tags=["demo"])
     root = settings.pictures_root
     ordered = [access.needs("admin"), Depends(json_body)]  # what calls itself JSON comes from no other page
     takes_pictures = root is not None and root.resolve().is_relative_to(settings.home.resolve())

@@ -10,6 +10,7 @@ from fastapi.security import HTTPAuthorizationCredentials
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from streams.api import PREFIX
 from streams.api.access import Access, bearer
 from streams.api.answers import ITEM, answers
 from streams.api.list_events import HEADERS, HEARTBEAT, HEARTBEAT_S, RECONNECT_MS
@@ -62,7 +63,7 @@ def happening_routes(
     happenings: Happenings, first_clicks: FirstClicks, views: Views, access: Access, *, is_demo: bool
 ) -> APIRouter:
     """The routes. is_demo: everybody may see what all users do."""
-    routes = APIRouter()
+    routes = APIRouter(prefix=PREFIX)
 
     @routes.get(
         "/events/stream",

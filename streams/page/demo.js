@@ -97,10 +97,12 @@ function happened(one, shop) {
 function counter(productId, isListable) {
   const button = element("button", { type: "button", className: "behind", title: "as the shop's own system would" },
     isListable ? "Sell it out" : "Restore it");
+  let isAsked = false; // not disabled: it would lose the focus
   button.addEventListener("click", async () => {
-    button.disabled = true;
+    if (isAsked) return;
+    isAsked = true;
     const patch = { op: "patch", product_id: productId, availability: isListable ? "out_of_stock" : "in_stock" };
-    if (!(await attempt("counter", () => ask("/v1/events/catalog", { body: patch })))) button.disabled = false;
+    isAsked = Boolean(await attempt("counter", () => ask("/v1/events/catalog", { body: patch })));
   });
   return button;
 }

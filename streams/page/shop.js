@@ -18,7 +18,7 @@ const mine = `/v1/users/${encodeURIComponent(user)}`;
 const clicked = new Map(); // event id -> when it was sent, of clicks whose list has not come
 let listed = null; // the newest list
 let counter = null; // in a demo, what its visitor does behind the counter
-let opened = null; // the product that is looked at: { id, draw }
+let opened = null; // the product that is looked at: { id, isListable, draw }
 let asked = 0; // questions so far: an answer that comes after a later question is not shown
 
 // --- products ---
@@ -120,7 +120,8 @@ async function product(productId) {
   if (!offer) return;
   const stock = element("p");
   const buttons = element("div", { className: "buttons" });
-  opened = { id: productId, draw: (isListable) => {
+  opened = { id: productId, isListable: offer.listable, draw(isListable) {
+    this.isListable = isListable;
     stock.className = isListable ? "faint" : "wrong";
     stock.textContent = isListable ? "in stock" : "sold out";
     const deeds = [["add_to_cart", "Into the cart"], ["purchase", "Buy"]].map(([event, label], at) => {
@@ -128,7 +129,9 @@ async function product(productId) {
       button.addEventListener("click", () => click(productId, event));
       return button;
     });
+    const focused = [...buttons.children].indexOf(document.activeElement);
     buttons.replaceChildren(...deeds, ...(counter ? [counter.counter(productId, isListable)] : []));
+    buttons.children[focused]?.focus(); // whoever uses the keyboard stays where she was
   } };
   opened.draw(offer.listable);
   $("welcome").hidden = true;
@@ -239,7 +242,7 @@ for (const link of document.querySelectorAll('a[href="#/"]')) {
 addEventListener("hashchange", go);
 demo({ visit, search }).then((there) => {
   counter = there;
-  if (opened) product(opened.id);
+  opened?.draw(opened.isListable);
 });
 go();
 watch(user, happened);

@@ -268,6 +268,7 @@ def test_a_product_is_sold_out_and_restored_by_a_button(shop: Staged, page: Any)
     assert not is_found()
     page.click("#product button:text('Restore it')")
     page.wait_for_selector("#product p:text('in stock')")
+    assert page.evaluate("() => document.activeElement.textContent") == "Sell it out", "the keyboard stays there"
     page.wait_for_selector(f"#happened li:has-text('{title} is back')")
     assert page.locator(".gone").count() == 0
     assert is_found()
