@@ -185,7 +185,11 @@ class Api:
             "lag": 0,
             "oldest_unprocessed_s": 0.0,
             "dead_letters": 0,
-            "details": {"replica_malformed": self.views.replicas.malformed, "streams": self._feed.open_streams},
+            "details": {
+                "replica_malformed": self.views.replicas.malformed,
+                "streams": self._feed.open_streams,
+                "lists_unread": self._feed.lost,
+            },
         }
 
     def _make_app(self, *routers: APIRouter) -> FastAPI:
