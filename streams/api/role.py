@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 
 from store.encoders import EncoderStore
+from store.experiments import ExperimentStore
 from store.keys import KeyStore
 from store.products import ProductStore
 from store.users import UserStore
@@ -22,6 +23,7 @@ from streams.api.access import Access, Guard, names_loopback
 from streams.api.board_metrics import BoardCollector
 from streams.api.encoder_routes import encoder_routes
 from streams.api.event_routes import event_routes
+from streams.api.experiment_routes import experiment_routes
 from streams.api.letter_routes import letter_routes
 from streams.api.list_routes import list_routes
 from streams.api.metrics import Measured, Metrics, metric_routes
@@ -109,11 +111,13 @@ class Api:
         asked.include_router(encoder_routes(EncoderStore(products.engine), vectors, products, access))
         asked.include_router(status_routes(board, counts, backlogs, access))
         asked.include_router(letter_routes(self.letters, replays, access))
+        experiments = ExperimentStore(users.engine)
+        asked.include_router(experiment_routes(experiments, access))
         asked.include_router(event_routes(door, access))
         asked.include_router(person_routes(door, access))
         asked.include_router(list_routes(lists, feed, self.views, access))
         asked.include_router(shelf_routes(shelf_lists, self.views, access))
-        asked.include_router(user_routes(users, look_alikes, self.views, access))
+        asked.include_router(user_routes(users, experiments, look_alikes, self.views, access))
         asked.include_router(picture_routes(shelf_lists, settings, self.views, access))
         asked.include_router(product_routes(products, vectors, shelf_lists, listed_twice, self.views, access))
         probes = probe_routes(board, counts, self.views)
