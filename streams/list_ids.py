@@ -8,6 +8,7 @@
 Numbers are written in the digits 0-9 a-v. A list of 200 has an id of 84 characters.
 """
 
+import base64
 import re
 import uuid
 from collections.abc import Sequence
@@ -29,8 +30,7 @@ class Origin(NamedTuple):
 
 def tag_of(experiment: str) -> str:
     """What stands for the experiment's name: 40 bits of its hash."""
-    digest = blake2b(experiment.encode(), digest_size=5).digest()
-    return _written(int.from_bytes(digest)).rjust(TAG_DIGITS, "0")
+    return base64.b32hexencode(blake2b(experiment.encode(), digest_size=5).digest()).decode().lower()
 
 
 def new_list_id(origin: Origin | None = None) -> str:
