@@ -146,6 +146,18 @@ class ExperimentStore:
         with transaction(self._engine) as connection:
             connection.execute(update(experiments).where(is_running).values(stopped_at=now))
 
+    def remove(self, name: str) -> None:
+        """Neither it nor its counts are held any more. Raises ExperimentRefused if it runs, or is not there."""
+        own = experiments.c.name == name
+        with transaction(self._engine) as connection:
+            row = connection.execute(select(experiments.c.stopped_at).where(own)).one_or_none()
+            if row is None:
+                raise ExperimentRefused(f"there is no experiment {name}: `freshet experiments show` lists them")
+            if row.stopped_at is None:
+                raise ExperimentRefused(f"the experiment {name} runs: stop it with `freshet experiments stop`")
+            connection.execute(delete(experiments).where(own))
+            connection.execute(delete(experiment_users).where(experiment_users.c.experiment == name))
+
     def sums(self, name: str) -> dict[str, VariantSums]:
         """By the names of those variants that have users."""
         with reading(self._engine) as connection:
@@ -160,15 +172,19 @@ class ExperimentStore:
         return [{name: value for name, value in row.items() if name != "user_id"} for row in rows]
 
 
-def add_counts(connection: Connection, counts: Sequence[UserCounts]) -> None:
-    """They are added, in the transaction of the connection; in the order of the keys, so that two workers only wait."""
-    if not counts:
-        return
+def addition_of_counts(engine: Engine) -> str:
+    """The statement that adds a user's counts. Text, for the reason that store.database.write_of_next_revision has."""
     upsert = insert(experiment_users)
     added = {name: experiment_users.c[name] + upsert.excluded[name] for name in COUNTS}
-    upsert = upsert.on_conflict_do_update(index_elements=["user_id", "experiment"], set_=added)
-    ordered = sorted(counts, key=lambda one: (one.user_id, one.experiment))
-    connection.execute(upsert, [_values(one) for one in ordered])
+    return str(upsert.on_conflict_do_update(index_elements=["user_id", "experiment"], set_=added).compile(engine))
+
+
+def add_counts(connection: Connection, addition: str, counts: Sequence[UserCounts]) -> None:
+    """They are added, once the transaction of the connection is through. addition: of addition_of_counts."""
+    if counts:
+        # In the order of the keys, so that two workers with the same users wait instead of blocking each other.
+        ordered = sorted(counts, key=lambda one: (one.user_id, one.experiment))
+        connection.exec_driver_sql(addition, [_values(one) for one in ordered])
 
 
 def forget_counts(connection: Connection, user_id: str) -> None:

@@ -37,7 +37,7 @@ from store.database import (
     write_of_next_revision,
     write_rows,
 )
-from store.experiments import UserCounts, add_counts, forget_counts
+from store.experiments import UserCounts, add_counts, addition_of_counts, forget_counts
 from store.history import History
 from store.records import Offsets, StaleRows, UserRow
 
@@ -90,6 +90,7 @@ class UserStore:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._write_sql = write_of_next_revision(engine, users)
+        self._count_sql = addition_of_counts(engine)
         with reading(engine) as connection:
             salt = connection.execute(select(facts.c.value).where(facts.c.name == "forgotten-salt")).scalar_one()
         self._salt = bytes.fromhex(salt)
@@ -132,7 +133,7 @@ class UserStore:
             self._admit_returning(connection, [row for row in rows if row.user_id not in stored], stored)
             require_previous(stored, [(row.user_id, row.revision) for row in rows], "users")
             write_rows(connection, self._write_sql, [_pack(row) for row in rows], "users")
-            add_counts(connection, counted)
+            add_counts(connection, self._count_sql, counted)
 
     def purge_forgotten(self, before: float) -> int:
         """Remove marks older than before (s since 1970: longer ago than user-clicks is kept); returns how many."""

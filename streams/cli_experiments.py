@@ -43,6 +43,13 @@ def stop() -> None:
 
 
 @experiments_app.command()
+def remove(name: Annotated[str, typer.Argument(help="As `freshet experiments show` lists it.")]) -> None:
+    """Remove an experiment that is stopped, and all counts of its users."""
+    _store().remove(name)
+    typer.echo(f"{name} and its counts are removed")
+
+
+@experiments_app.command()
 def show(as_json: Json = False) -> None:
     """List the experiments, the one that was started last first."""
     from streams.experiment_report import experiment_of, summary
@@ -73,8 +80,7 @@ def report(
     name: Annotated[str | None, typer.Argument(help="The experiment; the one started last without.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Rates by variant with 95 % intervals, the difference to the first variant, and whether the split is as it should
-    be."""
+    """Rates by variant with 95 % intervals, their difference to the first one's, and whether the split is right."""
     from streams.experiment_report import UnknownExperiment, report_of
 
     try:

@@ -44,10 +44,12 @@ class ExperimentCounts:
         changed  the users whose rows are written
         """
         trial = self._trial
-        for user_id in changed if trial is not None else ():
-            listed = made.get(user_id)
-            arm = trial.arm_of(user_id) if trial is not None and listed is not None else None
-            if trial is not None and listed is not None and arm is not None and listed.experiment == trial.mark(arm):
+        if trial is None:
+            return
+        for user_id in changed:
+            listed, arm = made.get(user_id), trial.arm_of(user_id)
+            # An experiment that was started or stopped since this batch began made no list of this one's.
+            if listed is not None and arm is not None and listed.experiment == trial.mark(arm):
                 self._counts(trial, user_id, arm).lists += 1
 
     def forget(self, user_id: str) -> None:

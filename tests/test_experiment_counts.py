@@ -94,6 +94,19 @@ def test_one_experiment_runs_at_a_time_and_a_name_is_used_once(engine: Engine) -
     assert [(row.name, row.stopped_at) for row in store.all()] == [("two", None), ("one", 300.0)]
 
 
+def test_what_is_removed_is_gone_with_its_counts_and_what_runs_stays(engine: Engine) -> None:
+    users, store = UserStore(engine), ExperimentStore(engine)
+    store.start("try", "{}", 100.0)
+    users.write([ROW], counted=[ANN, replace(ANN, experiment="other")])
+    with pytest.raises(ExperimentRefused, match="the experiment try runs: stop it"):
+        store.remove("try")
+    store.stop("try", 200.0)
+    store.remove("try")
+    assert (store.all(), store.sums("try"), len(store.of_user("ann"))) == ([], {}, 1)
+    with pytest.raises(ExperimentRefused, match="there is no experiment try"):
+        store.remove("try")
+
+
 # --- the role ----------------------------------------------------------------------------------------------------
 
 
@@ -263,9 +276,9 @@ deeds = st.tuples(
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One database for all examples: their users differ."""
-    return tmp_path_factory.mktemp("experiments")
+def drawn_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """One for all examples: their users differ."""
+    return Shop(tmp_path_factory.mktemp("experiments"), running(mode="interleave"))
 
 
 @settings(max_examples=25, deadline=None)
@@ -274,11 +287,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     deaths=st.lists(st.tuples(st.integers(1, 4), st.sampled_from(["published", "committed", "done"])), max_size=4),
 )
 def test_whatever_is_replayed_after_deaths_the_counts_are_those_of_a_calm_run(
-    home: Path, events: list[Any], deaths: list[Any]
+    drawn_shop: Shop, events: list[Any], deaths: list[Any]
 ) -> None:
     """A death between publishing and commit writes nothing; one after the commit has the whole batch come again."""
-    shop = Shop(home, running(mode="interleave"))
-    calm, stormy = uuid.uuid4().hex, uuid.uuid4().hex
+    shop, calm, stormy = drawn_shop, uuid.uuid4().hex, uuid.uuid4().hex
 
     def records(whose: str) -> list[Message]:
         values = []

@@ -4,11 +4,10 @@ import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import pytest
-from asked_shop import AskedShop, ReplicasAtHand
+from asked_shop import TITLES, AskedShop, ReplicasAtHand
 from brokers import MakeSettings, environment_of
 from test_clicks import lists
 from test_experiment_counts import Shop, event
@@ -16,14 +15,16 @@ from typer.testing import CliRunner
 
 from store.experiments import ExperimentRow, ExperimentStore, UserCounts, VariantSums
 from store.records import UserRow
-from streams.broker import Broker
 from streams.cli import app
+from streams.cli_ask import names_of
 from streams.embedded_broker import EmbeddedBroker
 from streams.experiment_report import made_report
 from streams.experiments import RunningExperiment
-from streams.replicas import Replica
+from streams.list_ids import Origin, origin_of
+from streams.published_document import KEY
+from streams.roles import Parts
 from streams.settings import Settings
-from streams.topics import create_topics, topic_names
+from streams.topics import create_topics
 
 TWO = '{"name": "try", "variants": [{"name": "plain"}, {"name": "new", "weight": 3.0}]}'
 DRAWN = '{"mode": "interleave", "name": "try", "variants": [{"name": "plain"}, {"name": "new"}]}'
@@ -109,16 +110,34 @@ def test_the_api_tells_what_runs_what_it_has_shown_and_what_a_user_did(tmp_path:
 
     async def ask(*paths: str) -> list[Any]:
         async with shop.client() as client:
-            return [await client.get(path) for path in paths]
+            return [
+                await (client.post(path, json={}) if path == "/v1/recommendations" else client.get(path))
+                for path in paths
+            ]
 
     try:
         (before,) = asyncio.run(ask("/v1/experiments"))
         assert before.json() == {"running": None, "experiments": []}
         ExperimentStore(shop.users.engine).start("try", TWO, 0.0)
         shop.users.write([UserRow("ann", 1, (), (), {})], counted=[UserCounts("ann", "try", "new", lists=2, clicks=1)])
-        every, one, unknown, user = asyncio.run(
-            ask("/v1/experiments", "/v1/experiments/try", "/v1/experiments/never", "/v1/users/ann")
+        shop.fill_shelf({product_id: [1.0, 0.0] for product_id in TITLES})
+        shop.experiment.put(KEY, b'{"experiment": %s, "started_at": 0.0}' % TWO.encode(), ())
+        asyncio.run(shop.api.views.fill())
+        every, one, unknown, user, hers = asyncio.run(
+            ask(
+                *("/v1/experiments", "/v1/experiments/try", "/v1/experiments/never", "/v1/users/ann"),
+                "/v1/users/ann/recommendations",
+            )
         )
+        (visitor,) = asyncio.run(ask("/v1/recommendations"))
+        trial = shop.experiment.trial
+        assert trial is not None
+        arm = trial.arm_of("ann")
+        assert arm is not None
+        assert hers.json()["experiment"] == {"name": "try", "variant": ("plain", "new")[arm]}
+        assert origin_of(hers.json()["list_id"]) == Origin(trial.tag, arm)
+        assert "experiment" not in visitor.json()
+        assert origin_of(visitor.json()["list_id"]) is None
         assert every.json()["running"] == "try"
         assert every.json()["experiments"][0]["stopped_at"] is None
         assert [variant["users"] for variant in one.json()["variants"]] == [0, 1]
@@ -137,7 +156,7 @@ Command = Callable[..., Any]
 @pytest.fixture
 def settings(tansu: EmbeddedBroker, broker_settings: MakeSettings) -> Settings:
     settings = broker_settings(tansu)
-    create_topics(settings, topic_names(settings, "ab12"))
+    create_topics(settings, names_of(settings))
     return settings
 
 
@@ -147,12 +166,14 @@ def command(settings: Settings) -> Command:
     return lambda *arguments: CliRunner().invoke(app, ["experiments", *map(str, arguments)], env=environment)
 
 
-async def told_of(settings: Settings, told: RunningExperiment) -> None:
-    """What the topic holds now, as a worker reads it at its start."""
-    topic = topic_names(settings, "ab12").experiments
-    replica = Replica(Broker(settings), {topic: told.put}, Lock())
-    await replica.start()
-    await replica.stop()
+async def told_now(settings: Settings) -> RunningExperiment:
+    """What the topic holds, as a worker reads it at its start."""
+    parts = Parts(settings)
+    try:
+        await parts.replica.start()
+    finally:
+        await parts.replica.stop()
+    return parts.experiment
 
 
 def test_from_start_to_report_the_planted_difference_is_found(
@@ -166,8 +187,7 @@ def test_from_start_to_report_the_planted_difference_is_found(
     assert command("check", file).stdout == "try: split plain, new, of 100% of the users\n"
     assert command("start", file).stdout == "try runs\n"
     assert command("start", file).stdout == "try runs already, and was published again\n"
-    told = RunningExperiment()
-    asyncio.run(told_of(settings, told))
+    told = asyncio.run(told_now(settings))
     trial = told.trial
     assert trial is not None
     shop = Shop(settings.home, told, namespace=settings.namespace)
@@ -195,8 +215,7 @@ def test_from_start_to_report_the_planted_difference_is_found(
     assert "clicked in a list" in drawn.stdout
     assert "●" in drawn.stdout
     assert command("stop").stdout.startswith("try is stopped")
-    asyncio.run(told_of(settings, told))
-    assert told.trial is None
+    assert asyncio.run(told_now(settings)).trial is None
     assert command("stop").stdout == "no experiment runs\n"
     refused = command("start", file)
     assert (refused.exit_code, "the name try was used" in refused.stderr) == (1, True)
@@ -204,7 +223,7 @@ def test_from_start_to_report_the_planted_difference_is_found(
 
 
 def test_a_file_with_faults_starts_nothing_and_drawn_lists_have_a_report_of_their_own(
-    settings: Settings, command: Command, tmp_path: Path
+    command: Command, tmp_path: Path
 ) -> None:
     file = tmp_path / "experiment.yaml"
     file.write_text(FILE.replace("0.5", "2"))
@@ -218,3 +237,6 @@ def test_a_file_with_faults_starts_nothing_and_drawn_lists_have_a_report_of_thei
     assert "new wins 0.0% [0.0%, 100.0%] of those that are no tie, p = 1" in reported.stdout
     assert "try" in command("show").stdout
     assert "there is no experiment never: there are try" in command("report", "never").stderr
+    assert "the experiment try runs" in command("remove", "try").stderr
+    command("stop")
+    assert command("remove", "try").stdout == "try and its counts are removed\n"
