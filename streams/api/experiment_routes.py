@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Path
 
 from store.experiments import ExperimentStore
+from streams.api import PREFIX
 from streams.api.access import Access
 from streams.api.answers import answers
 from streams.experiment_report import UnknownExperiment, report_of, summary
@@ -53,7 +54,7 @@ REPORT = SUMMARY | {
 
 def experiment_routes(experiments: ExperimentStore, access: Access) -> APIRouter:
     """The routes."""
-    routes = APIRouter(prefix="/experiments", tags=["operation"], dependencies=[access.needs("admin")])
+    routes = APIRouter(prefix=f"{PREFIX}/experiments", tags=["operation"], dependencies=[access.needs("admin")])
 
     @routes.get("", summary="The experiments", responses=answers({"running": "fewer-alike", "experiments": [SUMMARY]}))
     def all_experiments() -> dict[str, Any]:
