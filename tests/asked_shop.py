@@ -18,6 +18,7 @@ from store.vectors import OfferPoint, VectorPoint, VectorStore, open_vectors
 from streams.api.role import Api
 from streams.broker import Broker, BrokerUnavailable, Publisher
 from streams.door import Door
+from streams.experiments import RunningExperiment
 from streams.first_clicks import FirstClicks
 from streams.happenings import Happenings
 from streams.health import Backlog
@@ -88,6 +89,7 @@ class AskedShop:
         self.feed = ListFeed(Broker(self.settings), topic_names(self.settings, "f").recommendations)
         clicks, lists = self.names.user_clicks, self.names.recommendations
         self.happenings = Happenings(self.shelf, self.board, self.feed.tail, clicks=clicks, lists=lists)
+        self.experiment = RunningExperiment()
         self.shelf_search = ShelfSearch(self.shelf)
         next_clicks = NextClicks(self.shelf, self.users)
         self.search = Search(
@@ -98,7 +100,7 @@ class AskedShop:
             users=self.users,
             products=self.products,
             vectors=self.vectors,
-            lists=LiveLists(self.shelf, self.users, self.settings, replicas.check),
+            lists=LiveLists(self.shelf, self.users, self.settings, replicas.check, self.experiment),
             shelf_lists=ShelfLists(self.shelf, replicas.check, keeps_one=True),
             feed=self.feed,
             look_alikes=LookAlikes(self.shelf, self.users, self.vectors, self.settings).of,

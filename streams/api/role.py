@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 
 from store.encoders import EncoderStore
+from store.experiments import ExperimentStore
 from store.keys import KeyStore
 from store.products import ProductStore
 from store.users import UserStore
@@ -23,6 +24,7 @@ from streams.api.board_metrics import BoardCollector
 from streams.api.demo_routes import demo_routes
 from streams.api.encoder_routes import encoder_routes
 from streams.api.event_routes import event_routes
+from streams.api.experiment_routes import experiment_routes
 from streams.api.happening_routes import happening_routes
 from streams.api.letter_routes import letter_routes
 from streams.api.list_routes import list_routes
@@ -113,6 +115,7 @@ class Api:
         self.metrics = Metrics(BoardCollector(board, backlogs, self.letters, replays.letters))
         access, counts = self._access, {"products": products.counts, "users": users.counts, "vectors": vectors.count}
         orders = Orders(settings.demo_orders) if settings.demo_orders else None
+        experiments = ExperimentStore(users.engine)
         # In this order: an id may hold slashes, so a route that takes the rest of a path comes behind the others.
         self.app = self._make_app(
             list_routes(lists, feed, self.views, access),
@@ -120,7 +123,7 @@ class Api:
             shelf_routes(shelf_lists, self.views, access),
             event_routes(door, access),
             person_routes(door, access),
-            user_routes(users, look_alikes, self.views, access),
+            user_routes(users, experiments, look_alikes, self.views, access),
             picture_routes(shelf_lists, settings, self.views, access),
             product_routes(products, vectors, shelf_lists, listed_twice, self.views, access),
             encoder_routes(EncoderStore(products.engine), vectors, products, access),
@@ -128,6 +131,7 @@ class Api:
             letter_routes(self.letters, replays, access),
             happening_routes(happenings, first_clicks, self.views, access, is_demo=orders is not None),
             *([demo_routes(settings, orders, door, board, backlogs, access)] if orders else []),
+            experiment_routes(experiments, access),
             probe_routes(board, counts, self.views),
             metric_routes(self.metrics, access),
             page_routes(),
