@@ -1,6 +1,7 @@
 // How it runs: what each role says of itself, what went wrong, what is new.
 
 import { ask } from "./api.js";
+import { rowsOf } from "./experiments.js";
 import { attempt, card, element, STARTING, tell } from "./page.js";
 import { seconds, watch } from "./strip.js";
 
@@ -104,6 +105,21 @@ function products() {
   });
 }
 
+/** The experiment that runs, or else the last one. */
+function experiments() {
+  draw("/v1/experiments", {}, ({ experiments: all }) => {
+    $("experiment-none").hidden = all.length > 0;
+    if (all.length) draw(`/v1/experiments/${encodeURIComponent(all[0].name)}`, {}, experiment);
+  });
+}
+
+function experiment(report) {
+  const { columns, rows, caption } = rowsOf(report);
+  table($("experiment"), columns, rows);
+  $("experiment").prepend(element("caption", { className: "faint" }, caption));
+  $("experiment-warnings").replaceChildren(...report.warnings.map((warning) => element("li", {}, warning)));
+}
+
 function firstClick({ created_at, first_click_at, is_clicked, is_retrievable }) {
   if (first_click_at !== null) return `clicked after ${seconds(Math.max(0, first_click_at - created_at))}`;
   if (is_clicked) return "clicked";
@@ -111,6 +127,8 @@ function firstClick({ created_at, first_click_at, is_clicked, is_retrievable }) 
 }
 
 look();
-products();
-setInterval(products, 5 * EVERY_MS);
+for (const slowly of [products, experiments]) {
+  slowly();
+  setInterval(() => document.hidden || slowly(), 5 * EVERY_MS);
+}
 watch(null, ({ kind }) => { if (kind === "indexed") soon(); });

@@ -6,6 +6,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,18 @@ import orjson
 import pytest
 from conftest import REPOSITORY, required
 from PIL import Image, ImageDraw
+from sqlalchemy import Engine
 
-from store.database import open_database
+from store.database import open_database, transaction
+from store.experiments import ExperimentStore, UserCounts, add_counts, addition_of_counts
 from store.keys import KeyStore
 from streams import demo_stage, up
 from streams.api.access import KNOWN_FOR_S
 from streams.broker import Broker
+from streams.databases import database_of
 from streams.demo_stage import Stage, stage
+from streams.experiment_report import document_of
+from streams.experiments import Experiment, Variant, VariedSettings
 from streams.settings import Settings
 from streams.topics import topic_names
 
@@ -87,6 +93,20 @@ class Staged:
         self._producer.close(timeout=1)
         self._over()
         self._thread.join()
+
+
+def run_experiment(engine: Engine) -> None:
+    """It runs, and 40 users of each variant have come: a quarter of the one and three of the other have clicked."""
+    variants = [Variant(name="as-it-is"), Variant(name="diverse", settings=VariedSettings(diversity=0.3))]
+    document = document_of(Experiment(name="fewer-alike", variants=variants))
+    ExperimentStore(engine).start("fewer-alike", document, time.time())
+    counts = [
+        UserCounts(f"{variant}-{user}", "fewer-alike", variant, lists=1, clicks=int(user < clicked))
+        for variant, clicked in (("as-it-is", 10), ("diverse", 30))
+        for user in range(40)
+    ]
+    with transaction(engine) as connection:
+        add_counts(connection, addition_of_counts(engine), counts)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +226,14 @@ def test_it_can_be_used_by_keyboard_and_on_a_narrow_screen(page: Any) -> None:
     keep(page, "narrow")
 
 
-def test_the_operator_sees_every_role_at_work(shop: Staged, page: Any) -> None:
+def test_the_operator_sees_every_role_at_work_and_what_an_experiment_has_shown(shop: Staged, page: Any) -> None:
+    run_experiment(database_of(shop.settings, "users"))
+    clicked = {
+        "product_id": shop.products[0]["product_id"],
+        "event": "view_item",
+        "occurred_at": datetime.now(UTC).isoformat(),
+    }
+    shop.ask("/v1/events/clicks", {"event_id": "one", "user_id": "somebody", **clicked})
     page.goto(f"http://127.0.0.1:{shop.settings.api_port}/operator")
     page.wait_for_function(
         "() => [...document.querySelectorAll('#roles tbody tr')]"
@@ -219,6 +246,14 @@ def test_the_operator_sees_every_role_at_work(shop: Staged, page: Any) -> None:
     )
     assert page.inner_text("#new-count").startswith(f"{PRODUCTS} came, ")
     page.wait_for_selector("#new .first:text('no click yet')")
+    page.wait_for_selector("#experiment td:text('clicked in a list')")
+    assert "as-it-is: 40 users, 40 lists, 10 clicks · diverse: 40 users" in page.inner_text("#experiment caption")
+    rows = page.locator("#experiment tbody tr").all_inner_texts()
+    assert rows[0].split("\t")[1:3] == ["as-it-is", "25%"]
+    assert rows[1].split("\t")[1:3] == ["diverse", "75%"]
+    assert rows[1].split("\t")[4].startswith("+50%")
+    assert page.locator("#experiment .interval b").first.evaluate("dot => dot.style.left") != ""
+    assert "few users so far" in page.inner_text("#experiment-warnings")
     assert not page.is_visible("#problem"), page.inner_text("#problem")
     keep(page, "operator")
 
