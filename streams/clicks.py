@@ -22,9 +22,10 @@ from streams.broker import Broker, Outgoing
 from streams.compiling import compile_ranking
 from streams.events import UserClick, UserEvent, UserIdentified
 from streams.latencies import Latencies
+from streams.list_items import Ranked
 from streams.lists import MadeList, made_list
 from streams.parsing import parse_click, parse_key
-from streams.ranking import Ranked, lists_ranker
+from streams.ranking import lists_ranker
 from streams.replicas import Replica
 from streams.role import Assignment, Delivery, Message, Outcome, Role
 from streams.served_vectors import ServedVectors

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from store.history import History
 from streams.broker import Outgoing
-from streams.ranking import Ranked
+from streams.list_items import Ranked
 
 PROFILE_CLICKS = 3  # the last clicks that content is compared with, as in the ranking
 Cause = Literal["click", "push", "retraction"]

@@ -15,7 +15,9 @@ from store.records import Click
 from store.users import UserStore
 from streams.events import ClickEvent, Id, Segment
 from streams.filters import PageQuery
-from streams.ranking import Narrowing, Ranked, Ranker, lists_ranker
+from streams.list_items import Ranked
+from streams.ranking import Narrowing, Ranker, lists_ranker
+from streams.rules import DEFAULT_SCENARIO
 from streams.settings import Settings
 from streams.shelf import Shelf
 
@@ -32,7 +34,7 @@ class ListQuery(PageQuery):
         description="products that are not to be listed, nor their duplicates; may be repeated",
     )
     scenario: Annotated[
-        str | None, Field(max_length=100, description="where the list is shown, by a name of the shop's")
+        str | None, Field(max_length=100, description="where the list is shown, by a name that the shop's rules know")
     ] = None
     explain: Annotated[bool, Field(description="each item says how its score came about")] = False
 
@@ -157,6 +159,7 @@ class LiveLists:
                     None if conditions == ANY else offers.meeting(conditions),
                     np.array(known, np.int32),
                     explain=query.explain,
+                    scenario=query.scenario or DEFAULT_SCENARIO,
                 )
                 made = ranker.rank_narrowed(history, narrowing, at=at, length=query.limit, segment=query.segment)
                 for item in made.items:

@@ -140,7 +140,9 @@ class Parts:
 
     @cached_property
     def shelf(self) -> Shelf:
-        return Shelf()
+        shelf = Shelf()
+        shelf.keep_offers()  # rules tell products by what is offered
+        return shelf
 
     @cached_property
     def replica(self) -> ServedVectors:
