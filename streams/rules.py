@@ -10,7 +10,6 @@ from pydantic import (
     AwareDatetime,
     BaseModel,
     ConfigDict,
-    Discriminator,
     Field,
     ValidationInfo,
     field_validator,
@@ -121,10 +120,7 @@ class Cap(_About):
         return self
 
 
-WHICH = Discriminator(
-    "action", custom_error_type="action", custom_error_message="its action is to be pin, boost, bury, block or cap"
-)
-Rule = Annotated[Pin | Weigh | Block | Cap, WHICH]
+Rule = Annotated[Pin | Weigh | Block | Cap, Field(discriminator="action")]
 
 
 class RuleSet(BaseModel):

@@ -30,6 +30,7 @@ from streams.api.page_routes import page_routes, picture_routes
 from streams.api.person_routes import person_routes
 from streams.api.problems import handle_errors
 from streams.api.product_routes import product_routes
+from streams.api.rule_routes import rule_routes
 from streams.api.search_routes import search_routes
 from streams.api.shelf_routes import shelf_routes
 from streams.api.user_routes import user_routes
@@ -113,6 +114,7 @@ class Api:
         asked.include_router(person_routes(door, access))
         asked.include_router(list_routes(lists, feed, self.views, access))
         asked.include_router(shelf_routes(shelf_lists, self.views, access))
+        asked.include_router(rule_routes(shelf_lists, self.views, access))
         asked.include_router(user_routes(users, look_alikes, self.views, access))
         asked.include_router(picture_routes(shelf_lists, settings, self.views, access))
         asked.include_router(product_routes(products, vectors, shelf_lists, listed_twice, self.views, access))
