@@ -73,10 +73,9 @@ def list_items(
 def tell_rules(items: Sequence[dict[str, Any]], rows: Rows, ruling: Ruling, pins: Sequence[Pinned]) -> None:
     """Each item that a rule has moved names it under `rules`; where the item is explained, with what it did."""
     pinned: Mapping[int, Pinned] = {pin.row: pin for pin in pins}
-    for item, row in zip(items, rows.tolist(), strict=True):
-        moving = ruling.moving(row)
+    for item, row, moving in zip(items, rows.tolist(), ruling.moving(rows), strict=True):
         if (pin := pinned.get(row)) is not None:
-            moving.insert(0, {"name": pin.name, "action": "pin", "position": pin.position})
+            moving = [{"name": pin.name, "action": "pin", "position": pin.position}, *moving]
         if moving:
             item["rules"] = [rule["name"] for rule in moving]
         if "explanation" in item:

@@ -81,8 +81,9 @@ class ListRows:
         taken = self.with_others(held.rows) if held.pins or len(held.tried) else NO_ROWS
         caps = None if held.caps is None else held.caps.copy()
         if len(taken):
-            free = ~np.isin(among, taken)
-            among, scores = among[free], scores[free]
+            free = held.allowed.copy()
+            free[taken] = False
+            among, scores = among[free[among]], scores[free[among]]
         if self._one_of_each:
             best = best_of_each(self._shelf.duplicates.group, among, scores)
             among, scores = among[best], scores[best]

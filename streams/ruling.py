@@ -58,7 +58,9 @@ class Ruling:
             self.blocked = np.array([not blocks.isdisjoint(one) for one in view.sets.values])[view.set_of]
         if self._weighs:
             moves = np.array([sum(self._move(number) for number in one) for one in view.sets.values], np.float32)
-            self.moves, self._boosted = moves[view.set_of], (moves > 0)[view.set_of]
+            self.moves = moves[view.set_of]
+            self._boosted = (moves > 0)[view.set_of] if (moves > 0).any() else None
+        self._moving_of: dict[int, list[dict[str, Any]]] = {}  # of each set that was asked for
         self.pins = [
             Pinned(rule.position, view.rows[product_id], name)
             for name, rule in holding.values()
@@ -97,15 +99,9 @@ class Ruling:
             best = np.concatenate((best, np.flatnonzero(wanted)[: BOOSTED_MAX - len(best)].astype(np.int32)))
         return np.concatenate((pinned, best))
 
-    def moving(self, row: int) -> list[dict[str, Any]]:
-        """The rules that move this row's score: name, action, factor, and what is added."""
-        numbers = [n for n in self._view.sets.values[self._view.set_of[row]] if n in self._weighs]
-        moving = []
-        for number in numbers:
-            name, rule = self._weighs[number]
-            told = {"name": name, "action": rule.action, "factor": rule.factor}
-            moving.append(told | {"added_to_score": round(self._move(number), 6)})
-        return moving
+    def moving(self, rows: Rows) -> list[list[dict[str, Any]]]:
+        """Of each of these rows the rules that move its score: name, action, factor, and what is added."""
+        return [self._moving(of_set) for of_set in self._view.set_of[rows].tolist()]
 
     def groups_of(self, row: int) -> list[tuple[int, int]]:
         """Those that this row is in and of which a list holds only so many: number of the cap, and of brand or path."""
@@ -131,6 +127,15 @@ class Ruling:
                 those &= np.isin(offers.numbers(each)[rows], groups)
             found |= those
         return found
+
+    def _moving(self, of_set: int) -> list[dict[str, Any]]:
+        if of_set not in self._moving_of:
+            numbers = [number for number in self._view.sets.values[of_set] if number in self._weighs]
+            self._moving_of[of_set] = [
+                {"name": name, "action": rule.action, "factor": rule.factor, "added_to_score": round(moved, 6)}
+                for (name, rule), moved in ((self._weighs[number], self._move(number)) for number in numbers)
+            ]
+        return self._moving_of[of_set]
 
     def _move(self, number: int) -> float:
         if number not in self._weighs:

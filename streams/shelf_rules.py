@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.next_click import Mask, Rows, longer
-from store.conditions import ANY
+from store.conditions import ANY, Conditions
 from streams.published_document import PublishedDocument
 from streams.rules import DEFAULT_SCENARIO, NO_RULES, Pin, Rule, RuleSet
 from streams.ruling import RuledRows, Ruling, new_sets
@@ -21,9 +21,11 @@ from streams.ruling import RuledRows, Ruling, new_sets
 if TYPE_CHECKING:
     from streams.shelf import Shelf
 
-ONE_BY_ONE_MAX = 256  # rows; of more that changed at once, all are looked at
+ONE_BY_ONE_MAX = 64  # rows; of more that changed at once, all are looked at
 RULINGS_MAX = 64  # scenarios whose rulings are kept: each is some bytes a product
 NO_ROWS = np.empty(0, np.int32)
+_About = tuple[frozenset[str], Conditions | None]
+"""The products that a rule names, none for all, and what else is to be true of them."""
 
 
 class ShelfRules:
@@ -33,7 +35,7 @@ class ShelfRules:
         self.published: PublishedDocument[RuleSet] = PublishedDocument(NO_RULES)
         self._revision = 0  # of what is followed
         self._rules: list[tuple[str, Rule]] = []
-        self._products: list[frozenset[str]] = []  # that each rule names
+        self._about: list[_About] = []  # of each rule
         self._sets = new_sets()
         self._set_of: NDArray[np.int32] = np.zeros(0, np.int32)  # (P,) the number of each row's set
         self._view = RuledRows(self._sets, self._set_of, {}, None)
@@ -104,7 +106,7 @@ class ShelfRules:
     def _take(self, rule_set: RuleSet) -> None:
         self._revision = self.published.revision
         self._rules = list(rule_set.rules.items())
-        self._products = [frozenset(getattr(rule, "products", ())) for _, rule in self._rules]
+        self._about = [_about(rule) for _, rule in self._rules]
         self._named = frozenset(scenario for _, rule in self._rules for scenario in rule.scenarios)
 
     def _look_at_the_hour(self, now: float) -> None:
@@ -126,31 +128,30 @@ class ShelfRules:
             self._set_of[about] = grown[numbers]
 
     def _rows_about(self, number: int, shelf: "Shelf") -> Rows:
-        rule, products = self._rules[number][1], self._products[number]
+        products, conditions = self._about[number]
         known = np.array([shelf.rows[product_id] for product_id in products if product_id in shelf.rows], np.int32)
-        if isinstance(rule, Pin) or rule.conditions == ANY:
+        if conditions is None:
             return known if products else np.arange(len(shelf.listable), dtype=np.int32)
         if shelf.offers is None:
             return NO_ROWS
-        met = shelf.offers.meeting(rule.conditions)
+        met = shelf.offers.meeting(conditions)
         return known[met[known]] if products else np.flatnonzero(met).astype(np.int32)
 
     def _sort(self, changed: Iterable[int], shelf: "Shelf") -> bool:
         """The same for these rows; False if nothing came of it."""
         has_changed = False
         for row in changed:
-            number = self._sets.number_of(tuple(n for n in range(len(self._rules)) if self._is_about(n, row, shelf)))
+            product_id, offers = shelf.product_ids[row], shelf.offers
+            about = tuple(
+                number
+                for number, (products, conditions) in enumerate(self._about)
+                if (not products or product_id in products)
+                and (conditions is None or (offers is not None and offers.is_meeting(row, conditions)))
+            )
+            number = self._sets.number_of(about)
             has_changed |= number != int(self._set_of[row])
             self._set_of[row] = number
         return has_changed
-
-    def _is_about(self, number: int, row: int, shelf: "Shelf") -> bool:
-        rule, products = self._rules[number][1], self._products[number]
-        if products and shelf.product_ids[row] not in products:
-            return False
-        if isinstance(rule, Pin) or rule.conditions == ANY:
-            return True
-        return shelf.offers is not None and shelf.offers.is_meeting(row, rule.conditions)
 
     # --- what it comes to ----------------------------------------------------------------------------------------
 
@@ -165,3 +166,9 @@ class ShelfRules:
         blocked = None if ruling is None else ruling.blocked
         self._blocked = np.zeros(size, np.bool_) if blocked is None else blocked
         return np.flatnonzero(self._blocked & ~before).astype(np.int32)
+
+
+def _about(rule: Rule) -> _About:
+    if isinstance(rule, Pin):
+        return frozenset(rule.products), None
+    return frozenset(rule.products), None if rule.conditions == ANY else rule.conditions
