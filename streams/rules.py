@@ -128,7 +128,7 @@ class RuleSet(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    rules: Annotated[dict[Name, Rule], Field(max_length=RULES_MAX)] = {}
+    rules: Annotated[dict[Name, Rule], Field(max_length=RULES_MAX)]  # to be told: an empty file takes none back
 
 
-NO_RULES = RuleSet()
+NO_RULES = RuleSet(rules={})
