@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from streams.api import PREFIX
 from streams.api.access import Access
 from streams.api.answers import answers
 from streams.api.views import Views
@@ -22,7 +23,7 @@ TOLD = {
 
 def rule_routes(lists: ShelfLists, views: Views, access: Access) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["operation"], dependencies=[access.needs("admin")])
+    routes = APIRouter(prefix=PREFIX, tags=["operation"], dependencies=[access.needs("admin")])
 
     @routes.get("/rules", summary="The rules of lists", responses=answers({"rules": [TOLD]}))
     def rules() -> dict[str, Any]:
