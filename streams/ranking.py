@@ -148,8 +148,8 @@ class Ranker:
             rows, ranked = rank_candidates(
                 knowledge, reranker, scores, listable, history, age_s, segment, self._scratch
             )
-            is_ranked = shelf.stage.is_learned or bool((history != ABSENT).any())
-            if ruling is not None and is_ranked and len(more := ruling.more_candidates(rows, scores, listable)):
+            if ruling is not None and self._is_ranked(history):
+                more = ruling.more_candidates(rows, scores, listable)
                 of_more = rank_rows(knowledge, reranker, scores, history, age_s, segment, more, self._scratch)
                 rows, ranked = np.concatenate((rows, more)), np.concatenate((ranked, of_more))
             if ruling is not None and ruling.moves is not None:
@@ -215,6 +215,10 @@ class Ranker:
             self._scratch = new_scratch(len(self._shelf.listable))
         self._listable = allowed.copy()
 
+    def _is_ranked(self, clicked: Rows) -> bool:
+        """False where scores say nothing yet: what is clicked most makes the list."""
+        return self._shelf.stage.is_learned or bool((clicked != ABSENT).any())
+
     def _knowledge(self) -> Knowledge:
         return self._shelf.stage.knowledge(self._shelf.clicks)
 
@@ -256,7 +260,7 @@ class Ranker:
 
     def _choose(self, held: Held, scored: Scored, clicked: Rows) -> Rows:
         """Rows of the list beside what it holds, best first; before anything was learned, what is clicked most."""
-        is_ranked = (clicked != ABSENT).any() or self._shelf.stage.is_learned
+        is_ranked = self._is_ranked(clicked)
         among, scores = (scored.rows, scored.scores) if is_ranked else (NO_ROWS, scored.scores[:0])
         return self._rows.choose(held, among, scores, self._knowledge().content)
 

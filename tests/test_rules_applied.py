@@ -138,6 +138,8 @@ def test_what_is_applied_is_obeyed_by_lists_on_the_topic_and_by_the_api_and_leav
         ]
         pinned = {"name": "axes first", "action": "pin", "position": 1}
         assert asked["items"][0]["explanation"]["rules"] == [pinned]
+        shown = CliRunner().invoke(app, ["recommend", "ann"], env=environment_of(settings) | {"COLUMNS": "200"}).stdout
+        assert "often clicked now; rule: axes first" in shown
         home = httpx.get(f"{url}/users/ann/recommendations?scenario=home", trust_env=False).json()
         assert ids(home) == ["axe"]
         told = httpx.get(f"{url}/rules", trust_env=False).json()["rules"]
