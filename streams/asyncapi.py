@@ -24,6 +24,7 @@ from streams.events import (
     UserEvent,
     WorkerStatus,
 )
+from streams.experiments import PublishedExperiment
 from streams.model_events import ItemFactors, ItemNeighbours, ModelRecord
 from streams.rules import RuleSet
 from streams.settings import Settings
@@ -183,6 +184,14 @@ CHANNELS: dict[str, Channel] = {
         ("clicks", "api"),
         null="No rule holds.",
         example={"rules": {"lamps first": {"action": "boost", "category": "Lamps", "factor": 3.0}}},
+    ),
+    "experiments": Channel(
+        PublishedExperiment,
+        {"type": "string", "const": "document"},
+        "The experiment that runs: `freshet experiments start`.",
+        "command line",
+        ("clicks", "api"),
+        null="None runs any more.",
     ),
 }
 

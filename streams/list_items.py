@@ -1,7 +1,7 @@
 """What a list says of its products: where each came from, why it is there, and which rules have moved it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ class Ranked:
 
     items: list[dict[str, Any]]  # as streams.events.ListItem
     embedding: NDArray[np.float32] | None
+    pinned: Sequence[int] = field(default=(), kw_only=True)  # places of the items, from 0, that rules have pinned
 
 
 @dataclass(frozen=True, slots=True)

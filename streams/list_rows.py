@@ -32,6 +32,11 @@ class Held:
         """What is pinned and tried."""
         return np.concatenate((np.array([pin.row for pin in self.pins], np.int32), self.tried))
 
+    def pinned_in(self, rows: Rows) -> list[int]:
+        """Places, from 0, of what is pinned in the whole list (K,)."""
+        pinned = {pin.row for pin in self.pins}
+        return [place for place, row in enumerate(rows.tolist()) if row in pinned] if pinned else []
+
     @property
     def room(self) -> int:
         """Positions that are left."""

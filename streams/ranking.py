@@ -14,7 +14,6 @@ import numpy as np
 
 from encoders.explained_ranking import explain_listed
 from encoders.exploration import Exploration
-from encoders.exploration_step import Rule
 from encoders.list_ranking import clicks_behind, rank_candidates, rank_rows
 from encoders.next_click import ABSENT, Floats, Mask, Rows
 from encoders.ranking_features import HISTORY, JUST_LOOKED_AT, Knowledge, new_scratch
@@ -60,6 +59,7 @@ class Ranker:
         exploration: Exploration | None = None,
         explore_s: float = 0.0,
         one_of_each: bool = False,
+        second_stage: bool = True,
     ) -> None:
         """
         length       items of a list
@@ -67,12 +67,15 @@ class Ranker:
         diversity    0 to 1, see encoders.list_ranking.choose_listed
         one_of_each  a list holds the best of a product's duplicates, and none of what she has had
         exploration  gives positions to new products, no older than explore_s; None: the order is the ranking's
+        second_stage False: the order is the one before the re-ranker has learned anything
         """
         self._shelf = shelf
         self._length = length
         self._is_seen = np.isin(EVENTS, list(seen_events))  # by the code of the event
         self._exploration = exploration
         self._explore_s = explore_s
+        self.keeps_one = one_of_each
+        self._second_stage = second_stage
         self._rows = ListRows(shelf, diversity=diversity, one_of_each=one_of_each)
         self.like_minded: CountAlike | None = None  # None: reasons tell of the user's own clicks only
         self._scratch = new_scratch(0)
@@ -139,12 +142,13 @@ class Ranker:
         allowed = shelf.listable if allowed is None else allowed
         self._make_room(allowed)
         knowledge, next_click, embeddings = self._knowledge(), *next_click_scores(shelf, histories, ages_s)
+        reranker = shelf.stage.reranker if self._second_stage else shelf.stage.unlearned
         scored = []
         for user, history in enumerate(histories):
             self._listable[unwanted[user]] = False
             age_s = float(ages_s[user][0]) if len(history) else 0.0
             segment = shelf.stage.column_of(segments[user]) if segments else EVERYBODY
-            reranker, scores, listable = shelf.stage.reranker, next_click[user], self._listable
+            scores, listable = next_click[user], self._listable
             rows, ranked = rank_candidates(
                 knowledge, reranker, scores, listable, history, age_s, segment, self._scratch
             )
@@ -199,7 +203,7 @@ class Ranker:
             rows = self._rows.whole(held, rows)
             if explore_for and self._exploration is not None:
                 self._exploration.count(rows, shelf.clicks)
-            made = self._list(scored[user], history, clicked[user], ages_s[user], rows, held.tried)
+            made = self._list(scored[user], history, clicked[user], ages_s[user], rows, held)
             if explore_for and self.like_minded is not None and made.embedding is not None:
                 tell_of_others(made.items, self.like_minded(explore_for[user], made.embedding, rows))
             if narrowing.explain:
@@ -264,13 +268,12 @@ class Ranker:
         among, scores = (scored.rows, scored.scores) if is_ranked else (NO_ROWS, scored.scores[:0])
         return self._rows.choose(held, among, scores, self._knowledge().content)
 
-    def _list(self, scored: Scored, history: History, clicked: Rows, ages_s: Floats, rows: Rows, tried: Rows) -> Ranked:
+    def _list(self, scored: Scored, history: History, clicked: Rows, ages_s: Floats, rows: Rows, held: Held) -> Ranked:
         shelf, knowledge = self._shelf, self._knowledge()
-        behind = clicks_behind(
-            knowledge, shelf.stage.reranker, served_factors(shelf), clicked, ages_s, rows, self._scratch.place
-        )
-        items = list_items(shelf, knowledge, scored, rows, clicked, history.codes, behind, tried)
-        return Ranked(items, scored.embedding)
+        reranker = shelf.stage.reranker if self._second_stage else shelf.stage.unlearned
+        behind = clicks_behind(knowledge, reranker, served_factors(shelf), clicked, ages_s, rows, self._scratch.place)
+        items = list_items(shelf, knowledge, scored, rows, clicked, history.codes, behind, held.tried)
+        return Ranked(items, scored.embedding, pinned=held.pinned_in(rows))
 
     def _explain(self, made: Ranked, scored: Scored, clicked: Rows, rows: Rows, allowed: Mask, unwanted: Rows) -> None:
         listable = allowed.copy()
@@ -281,22 +284,18 @@ class Ranker:
             item["explanation"] = explanation
 
 
-def lists_ranker(shelf: Shelf, settings: Settings, *, explores: bool = False) -> Ranker:
-    """One by the shop's settings; explores: new products get their share, which only who publishes lists may give."""
+def lists_ranker(
+    shelf: Shelf, settings: Settings, exploration: Exploration | None = None, *, second_stage: bool = True
+) -> Ranker:
+    """One by the shop's settings; exploration: by streams.explorations, which only who publishes lists may have."""
     s = settings
-    rule = Rule(
-        share=s.explore_share,
-        impressions=s.explore_impressions,
-        nearest=s.explore_nearest,
-        per_list=s.explore_per_list,
-        per_user=s.explore_per_user,
-    )
     return Ranker(
         shelf,
         length=s.list_length,
         seen_events=s.seen_events,
         diversity=s.diversity,
-        exploration=Exploration(rule) if explores and s.explore_share > 0 else None,
+        exploration=exploration,
         explore_s=s.explore_days * 86_400,
         one_of_each=s.duplicates == "one",
+        second_stage=second_stage,
     )

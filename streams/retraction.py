@@ -5,11 +5,14 @@ ranking, so everybody has it within a second; the whole list takes its place as 
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 
 from streams.audience import Audience
+from streams.experiment_ranking import Mark
+from streams.list_ids import shortened
 from streams.lists import MadeList
 from streams.shelf import Shelf
 
@@ -17,7 +20,11 @@ from streams.shelf import Shelf
 class Retraction:
     """Finds out whose list holds what may not be listed any more."""
 
-    def __init__(self, shelf: Shelf, audience: Audience) -> None:
+    def __init__(
+        self, shelf: Shelf, audience: Audience, experiment_of: Callable[[str], Mark | None] = lambda _: None
+    ) -> None:
+        """experiment_of: what is told of a list's experiment, by its id."""
+        self._experiment_of = experiment_of
         self._shelf = shelf
         self._audience = audience
         self._position = 0  # in the shelf's notices of what was withdrawn
@@ -53,16 +60,19 @@ class Retraction:
         audience, rows = self._audience, self._shelf.rows
         items: list[dict[str, Any]] = []
         withdrawn: list[str] = []
-        for item in audience.items(slot):
+        kept: list[int] = []
+        for position, item in enumerate(audience.items(slot)):
             row = rows.get(item["product_id"])
             if row is not None and self._shelf.is_recommendable(row):
                 item["rank"] = len(items) + 1
                 items.append(item)
+                kept.append(position)
             else:
                 withdrawn.append(item["product_id"])
         user_id = audience.user_ids[slot]
         if not withdrawn or user_id is None:
             return None
+        list_id = shortened(audience.list_ids[slot], kept)
         return MadeList(
             user_id,
             int(audience.partition[slot]),
@@ -72,4 +82,6 @@ class Retraction:
             orjson.dumps(items),
             [item["product_id"] for item in items],
             withdrawn=withdrawn,
+            list_id=list_id,
+            experiment=self._experiment_of(list_id),
         )

@@ -56,6 +56,7 @@ class TopicNames:
     worker_status: str
     encoders: str
     rules: str
+    experiments: str
 
     @property
     def fingerprint(self) -> str:
@@ -81,6 +82,7 @@ def topic_names(settings: Settings, fingerprint: str) -> TopicNames:
         worker_status=f"{prefix}worker-status",
         encoders=f"{prefix}encoders",
         rules=f"{prefix}rules",
+        experiments=f"{prefix}experiments",
     )
 
 
@@ -110,6 +112,7 @@ def topics_of(settings: Settings, names: TopicNames, versions: Iterable[str] = (
         Topic(names.worker_status, 1, "days", 0.05),
         Topic(names.encoders, 1, "compacted"),
         Topic(names.rules, 1, "compacted"),
+        Topic(names.experiments, 1, "compacted"),
     ]
     consumed = (
         names.catalog_updates,
