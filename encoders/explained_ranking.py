@@ -42,7 +42,8 @@ def explain_listed(
 ) -> list[dict[str, Any]]:
     """What is known of each listed product (K,), as JSON values.
 
-    found_by    the searches for candidates that it came out of; none if the list was filled up with it
+    found_by    the searches for candidates that it came out of; none if it is there for another reason, such as to
+                fill the list up
     next_click  its next-click score; None without factors
     content     what its content has to do with that of the last clicks
     after       the share that it has of the clicks after those of the history; together with them

@@ -65,6 +65,20 @@ def _placed(r: Reranker, scores: Floats, rows: Rows) -> Floats:
 
 
 @compiled
+def _reranked(
+    k: Knowledge, r: Reranker, scores: Floats, history: Rows, age_s: float, known: int, rows: Rows, s: Scratch
+) -> Floats:
+    """(N,) of these rows by the re-ranker, after a history with so many known clicks."""
+    count = len(rows)
+    after, together = gather_shares(k.after, history, rows, s.place), gather_shares(k.together, history, rows, s.place)
+    features = np.empty((count, len(FEATURES)), np.float32)
+    fill_features(k, _placed(r, scores, rows), history, rows, after, together, features)
+    inputs, ranked = np.empty((count, INPUTS), np.float32), np.empty(count, np.float32)
+    rerank(r, features, bucket_of(known), gap_bucket(age_s), inputs, ranked)
+    return ranked
+
+
+@compiled
 def rank_candidates(
     k: Knowledge, r: Reranker, scores: Floats, listable: Mask, history: Rows, age_s: float, segment: int, s: Scratch
 ) -> tuple[Rows, Floats]:
@@ -89,14 +103,23 @@ def rank_candidates(
         share = fade_counts(k, segment, of_segment, of_all)
         count = take_best_sellers(of_segment, listable, count, candidates)
     rows = candidates[:count].copy()
-    after, together = gather_shares(k.after, history, rows, s.place), gather_shares(k.together, history, rows, s.place)
-    features = np.empty((count, len(FEATURES)), np.float32)
-    fill_features(k, _placed(r, scores, rows), history, rows, after, together, features)
-    inputs, ranked = np.empty((count, INPUTS), np.float32), np.empty(count, np.float32)
-    rerank(r, features, bucket_of(known), gap_bucket(age_s), inputs, ranked)
+    ranked = _reranked(k, r, scores, history, age_s, known, rows, s)
     if by_segment:
         add_lifts(of_segment, of_all, share, rows, ranked)
     return rows, ranked
+
+
+@compiled
+def rank_rows(
+    k: Knowledge, r: Reranker, scores: Floats, history: Rows, age_s: float, segment: int, rows: Rows, s: Scratch
+) -> Floats:
+    """Return the scores (N,) float32 in the list of these rows (N,), each once: those of rank_candidates."""
+    known = _known_clicks(history)
+    ranked = _reranked(k, r, scores, history, age_s, known, rows, s)
+    if segment != EVERYBODY and known == 0:
+        of_segment, of_all = np.empty(len(scores), np.float32), np.empty(len(scores), np.float32)
+        add_lifts(of_segment, of_all, fade_counts(k, segment, of_segment, of_all), rows, ranked)
+    return ranked
 
 
 @compiled

@@ -26,6 +26,7 @@ from streams.events import (
 )
 from streams.experiments import PublishedExperiment
 from streams.model_events import ItemFactors, ItemNeighbours, ModelRecord
+from streams.rules import RuleSet
 from streams.settings import Settings
 from streams.topics import Topic, TopicNames, topic_names, topics_of
 
@@ -174,6 +175,15 @@ CHANNELS: dict[str, Channel] = {
         "A version of the encoders: whether it is filled, and whether it serves.",
         "catalog",
         ("encode", "index", "clicks", "learner", "api"),
+    ),
+    "rules": Channel(
+        RuleSet,
+        {"type": "string", "enum": ["document"], "description": "there is one: the newest holds"},
+        "What the shop wants of its lists, whatever the ranking says.",
+        "command line",
+        ("clicks", "api"),
+        null="No rule holds.",
+        example={"rules": {"lamps first": {"action": "boost", "category": "Lamps", "factor": 3.0}}},
     ),
     "experiments": Channel(
         PublishedExperiment,

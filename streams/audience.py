@@ -150,7 +150,7 @@ class Audience:
     def _note_items(self, slot: int, made: MadeList) -> None:
         shelf = self._shelf
         rows = [shelf.rows.get(product_id, ABSENT) for product_id in made.product_ids]
-        self.owes_record[slot] = any(row == ABSENT or not shelf.listable[row] for row in rows)
+        self.owes_record[slot] = any(row == ABSENT or not shelf.is_recommendable(row) for row in rows)
         width = self.products.shape[1]
         self.products[slot, : len(rows)] = rows[:width]
         self.products[slot, len(rows) :] = ABSENT

@@ -19,6 +19,7 @@ from streams import (
     cli_explain,
     cli_keys,
     cli_letters,
+    cli_rules,
     cli_search,
     cli_train,
     cli_tune,
@@ -54,6 +55,7 @@ app.add_typer(cli_explain.app)
 app.add_typer(cli_letters.dead_letters_app, name="dead-letters", rich_help_panel="Ask")
 app.add_typer(cli_experiments.experiments_app, name="experiments", rich_help_panel="Measure")
 app.add_typer(cli_keys.keys_app, name="keys", rich_help_panel="Run")
+app.add_typer(cli_rules.rules_app, name="rules", rich_help_panel="Run")
 
 LogLevel = Annotated[str, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -36,9 +36,11 @@ def recommend(
     if as_json:
         print_json(made)
         return
-    rows = [
-        (i["rank"], i["title"] or i["product_id"], f"{i['score']:.3f}", i["source"], i["reason"]) for i in made["items"]
-    ]
+
+    def why(item: dict[str, Any]) -> str:
+        return "; ".join((item["reason"], *(f"rule: {name}" for name in item.get("rules", ()))))
+
+    rows = [(i["rank"], i["title"] or i["product_id"], f"{i['score']:.3f}", i["source"], why(i)) for i in made["items"]]
     print_table(("", f"for {user}", "score", "source", "reason"), rows)
 
 

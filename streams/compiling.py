@@ -11,9 +11,12 @@ import orjson
 
 from encoders.exploration import Exploration
 from encoders.exploration_step import Rule
+from encoders.list_ranking import rank_rows
 from encoders.next_click import GAPS
 from encoders.next_click_training import DEFAULT_RULE, NextClickModel
+from encoders.ranking_features import new_scratch
 from encoders.second_stage import SecondStage
+from encoders.segments import EVERYBODY
 from encoders.trends import HALF_LIVES
 from store.history import History
 from store.records import Click
@@ -56,6 +59,8 @@ def compile_ranking() -> None:
     ranker.rank([history], explore_for=["u"])
     ranker.rank_narrowed(history, Narrowing(explain=True), at=0.0, length=1)
     shelf.stage.knowledge(shelf.clicks).after.share(0, 1)  # what a reason asks for
+    knowledge, rows = shelf.stage.knowledge(shelf.clicks), np.zeros(1, np.int32)
+    rank_rows(knowledge, shelf.stage.reranker, shelf.bias[:2], rows, 0.0, EVERYBODY, rows, new_scratch(2))  # for rules
 
 
 if __name__ == "__main__":

@@ -232,6 +232,7 @@ class ListItem(Contract):
     rank: int  # from 1
     source: ListSource
     reason: str
+    rules: Annotated[list[str], Field(description="names of those that have moved it; absent without any")] = []
 
 
 class ListExperiment(Contract):

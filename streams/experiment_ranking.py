@@ -4,23 +4,29 @@ Where new products are tried by the same rule, the shop's lists and the variants
 that are drawn from two are the exception: each of the two tries its own, as a drawn list holds half of each.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 from encoders.exploration import Exploration
 from encoders.exploration_step import Rule
-from encoders.team_draft import FIRST, SECOND, draft
+from encoders.team_draft import FIRST, SECOND, Pick, draft
 from store.history import History
 from streams.duplicates import ALONE
 from streams.experiments import DRAWN, RunningExperiment, Trial
 from streams.explorations import exploration_of
 from streams.list_ids import Origin, list_id_of, new_list_id
-from streams.ranking import CountAlike, Narrowing, Ranked, Ranker, lists_ranker
+from streams.list_items import Ranked
+from streams.ranking import CountAlike, Narrowing, Ranker, lists_ranker
+from streams.rules import DEFAULT_SCENARIO
+from streams.ruling import CapCount
 from streams.settings import Settings
 from streams.shelf import Shelf
 
+PIN_COINS = 256  # the first of 512 coins that is tossed for a pinned product: a draft of two lists of 200 takes 200
 Mark = dict[str, str | None]
 
 
@@ -121,29 +127,57 @@ class ExperimentRanker:
         made = [
             ranker.rank_narrowed(history, narrowing, at=at, length=length, segment=segment) for ranker in self._of(arm)
         ]
-        return self._listed(trial, arm, *made, length=length)
+        return self._listed(trial, arm, *made, length=length, scenario=narrowing.scenario)
 
     # --- one list ------------------------------------------------------------------------------------------------
 
-    def _listed(self, trial: Trial | None, arm: int | None, *made: Ranked, length: int | None = None) -> Listed:
+    def _listed(
+        self,
+        trial: Trial | None,
+        arm: int | None,
+        *made: Ranked,
+        length: int | None = None,
+        scenario: str = DEFAULT_SCENARIO,
+    ) -> Listed:
         """The shelf's lock is held. made: by the user's ranker, or by both."""
         if trial is None or arm is None:
             return Listed(made[0].items, made[0].embedding, new_list_id(), None)
         if arm != DRAWN:
             origin = Origin(trial.tag, arm)
             return Listed(made[0].items, made[0].embedding, new_list_id(origin), trial.mark(arm))
-        return self._drawn(trial, *made, length=length or self._settings.list_length)
+        return self._drawn(trial, *made, length=length or self._settings.list_length, scenario=scenario)
 
-    def _drawn(self, trial: Trial, first: Ranked, second: Ranked, *, length: int) -> Listed:
-        """One list from both, drawn by the tosses that are the list's own: a hash of its id."""
+    def _drawn(self, trial: Trial, first: Ranked, second: Ranked, *, length: int, scenario: str) -> Listed:
+        """One list from both, drawn by the tosses that are the list's own: a hash of its id.
+
+        What rules pin stands as in the first, each for a team by a toss. Caps hold: what is one too many is passed
+        over, and where both have nothing else the list is shorter.
+        """
         unique = new_list_id()
-        coins = int.from_bytes(blake2b(unique.encode()).digest())
-        picks = draft(self._keys(first), self._keys(second), length, coins)
+        coins = int.from_bytes(blake2b(unique.encode()).digest())  # 512 of them
+        keys = self._keys(first), self._keys(second)
+        ruling = self._shelf.follow_rules(time.time()).ruling(scenario)
+        caps = CapCount(ruling) if ruling is not None and ruling.caps else None
+        pins = [place for place in first.pinned if self._admits(caps, first.items[place])]
+        pinned = {keys[FIRST][place] for place in pins}
+        rest = [[place for place, key in enumerate(of_team) if key not in pinned] for of_team in keys]
+        ranked = [[of_team[place] for place in left] for of_team, left in zip(keys, rest, strict=True)]
+        every = draft(ranked[FIRST], ranked[SECOND], sum(map(len, ranked)), coins)
+        drawn = [Pick(team, rest[team][place]) for team, place in every]
+        picks = [pick for pick in drawn if self._admits(caps, (first, second)[pick.team].items[pick.place])]
+        picks = picks[: length - len(pins)]
+        for number, place in enumerate(pins):
+            picks.insert(place, Pick(coins >> (PIN_COINS + number) & 1, place))
         items = [(first, second)[team].items[place] for team, place in picks]
         for rank, item in enumerate(items, 1):
             item["rank"] = rank
         origin = Origin(trial.tag, None, tuple(team for team, _ in picks))
         return Listed(items, first.embedding, list_id_of(unique, origin), trial.mark(DRAWN))
+
+    def _admits(self, caps: CapCount | None, item: dict[str, Any]) -> bool:
+        """True if the list may hold it too; then it counts."""
+        row = self._shelf.rows.get(item["product_id"])
+        return caps is None or row is None or caps.admit(row)
 
     def _keys(self, made: Ranked) -> list[Hashable]:
         """What is the same in both lists: products, and duplicates where neither list holds two of a kind."""

@@ -17,6 +17,7 @@ from streams.experiment_ranking import ExperimentRanker, Listed
 from streams.experiments import RunningExperiment
 from streams.filters import PageQuery
 from streams.ranking import Narrowing
+from streams.rules import DEFAULT_SCENARIO
 from streams.settings import Settings
 from streams.shelf import Shelf
 
@@ -34,7 +35,7 @@ class ListQuery(PageQuery):
         description="products that are not to be listed, nor their duplicates; may be repeated",
     )
     scenario: Annotated[
-        str | None, Field(max_length=100, description="where the list is shown, by a name of the shop's")
+        str | None, Field(max_length=100, description="where the list is shown, by a name that the shop's rules know")
     ] = None
     explain: Annotated[bool, Field(description="each item says how its score came about")] = False
 
@@ -174,6 +175,7 @@ class LiveLists:
                     None if conditions == ANY else offers.meeting(conditions),
                     np.array(known, np.int32),
                     explain=query.explain,
+                    scenario=query.scenario or DEFAULT_SCENARIO,
                 )
                 made = ranker.rank_narrowed(
                     history, narrowing, user_id=user_id, at=at, length=query.limit, segment=query.segment

@@ -104,7 +104,7 @@ class Push:
         shelf, ready = self._shelf, []
         for product_id, since in reversed(self._newcomers.items()):
             row = shelf.rows.get(product_id)
-            if row is None or not (shelf.listable[row] and shelf.has_vector[row]):
+            if row is None or not (shelf.is_recommendable(row) and shelf.has_vector[row]):
                 continue
             if shelf.weights is None or shelf.has_factors[row] or now - since > FACTORS_WITHIN_S:
                 ready.append(product_id)

@@ -7,39 +7,30 @@ gets what the re-ranker has learned of such users; where nothing was learned yet
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from encoders.explained_ranking import explain_listed
 from encoders.exploration import Exploration
-from encoders.list_ranking import choose_listed, clicks_behind, rank_candidates
+from encoders.list_ranking import clicks_behind, rank_candidates, rank_rows
 from encoders.next_click import ABSENT, Floats, Mask, Rows
-from encoders.ranking_features import COLD_CLICKS, HISTORY, JUST_LOOKED_AT, Knowledge, new_scratch
+from encoders.ranking_features import HISTORY, JUST_LOOKED_AT, Knowledge, new_scratch
 from encoders.segments import EVERYBODY
 from store.history import EVENTS, History
-from streams.duplicates import best_of_each, kept_once
-from streams.events import ListSource
-from streams.reasons import NEW, plain_reason, reason_of, tell_of_others
+from streams.list_items import Ranked, Scored, list_items, tell_rules
+from streams.list_rows import NO_ROWS, Held, ListRows
+from streams.reasons import tell_of_others
+from streams.rules import DEFAULT_SCENARIO
+from streams.ruling import Ruling
 from streams.served_factors import next_click_scores, served_factors
 from streams.settings import Settings
 from streams.shelf import Shelf
 
 USERS_AT_ONCE = 64  # bounds the matrix of scores: 64 users of 100,000 products are 26 MB
-NO_ROWS = np.empty(0, np.int32)
 CountAlike = Callable[[str, Floats, Rows], Sequence[int]]
 """As streams.like_minded.LikeMinded.count."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """A user's list, best first, and the embedding (F,) that it was made with, if there was one."""
-
-    items: list[dict[str, Any]]  # as streams.events.ListItem
-    embedding: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,19 +40,10 @@ class Narrowing:
     allowed: Mask | None = None  # (P,) bool; None: all
     exclude: Rows = field(default_factory=NO_ROWS.copy)
     explain: bool = False  # each item has `explanation`, of encoders.explained_ranking
+    scenario: str = DEFAULT_SCENARIO  # whose rules it obeys
 
 
 EVERYTHING = Narrowing()
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """The candidates of one user: rows (N,) int32 in no order, their scores in the list, her next-click scores (P,)."""
-
-    rows: Rows
-    scores: Floats
-    next_click: Floats
-    embedding: Floats | None  # (F,)
 
 
 class Ranker:
@@ -89,12 +71,12 @@ class Ranker:
         """
         self._shelf = shelf
         self._length = length
-        self._diversity = diversity
         self._is_seen = np.isin(EVENTS, list(seen_events))  # by the code of the event
         self._exploration = exploration
         self._explore_s = explore_s
         self.keeps_one = one_of_each
         self._second_stage = second_stage
+        self._rows = ListRows(shelf, diversity=diversity, one_of_each=one_of_each)
         self.like_minded: CountAlike | None = None  # None: reasons tell of the user's own clicks only
         self._scratch = new_scratch(0)
         self._listable = shelf.listable[:0]
@@ -145,6 +127,7 @@ class Ranker:
         unwanted: Sequence[Rows],
         segments: Sequence[str | None] = (),
         allowed: Mask | None = None,
+        ruling: Ruling | None = None,
     ) -> list[Scored]:
         """The candidates of each user and their scores; call under the shelf's lock.
 
@@ -153,6 +136,7 @@ class Ranker:
         unwanted   rows that the user must not get
         segments   of each user, or of none
         allowed    (P,) bool, what is listable and may be listed; None: all that is listable
+        ruling     rules that bring candidates of their own, and move scores
         """
         shelf = self._shelf
         allowed = shelf.listable if allowed is None else allowed
@@ -168,6 +152,12 @@ class Ranker:
             rows, ranked = rank_candidates(
                 knowledge, reranker, scores, listable, history, age_s, segment, self._scratch
             )
+            if ruling is not None and self._is_ranked(history):
+                more = ruling.more_candidates(rows, scores, listable)
+                of_more = rank_rows(knowledge, reranker, scores, history, age_s, segment, more, self._scratch)
+                rows, ranked = np.concatenate((rows, more)), np.concatenate((ranked, of_more))
+            if ruling is not None and ruling.moves is not None:
+                ranked = ranked + ruling.moves[rows]
             self._listable[unwanted[user]] = allowed[unwanted[user]]
             embedding = embeddings[user] if embeddings is not None and (history != ABSENT).any() else None
             scored.append(Scored(rows, ranked, scores, embedding))
@@ -188,33 +178,38 @@ class Ranker:
         if not len(shelf):
             return [Ranked([], None) for _ in histories]
         shelf.stage.map_alone(shelf.fused, shelf.has_vector)
+        ruling = shelf.follow_rules(time.time()).ruling(narrowing.scenario)
         allowed = shelf.listable if narrowing.allowed is None else shelf.listable & narrowing.allowed
+        if ruling is not None:
+            allowed = ruling.without_blocked(allowed)
         clicked, ages_s, unwanted = [], [], []
         for history in histories:
             rows = np.array([shelf.rows.get(product_id, ABSENT) for product_id in history.product_ids], np.int32)
             seen = rows[self._is_seen[np.frombuffer(history.codes, np.uint8)]]
             out = np.concatenate((seen, rows[:JUST_LOOKED_AT], narrowing.exclude))
-            out = out[out != ABSENT]
-            unwanted.append(shelf.duplicates.with_others(out) if self.keeps_one else out)
+            unwanted.append(self._rows.with_others(out[out != ABSENT]))
             clicked.append(rows[:HISTORY])
             times = history.times[:HISTORY]
             now = (times[0] if len(times) else 0.0) if at is None else at
             ages_s.append(np.maximum(now - times, 0.0).astype(np.float32))
-        scored = self.score(clicked, ages_s, unwanted, segments, allowed)
-        new = self._new_rows() if explore_for else NO_ROWS
+        scored = self.score(clicked, ages_s, unwanted, segments, allowed, ruling)
+        new = self._new_rows(allowed) if explore_for else NO_ROWS
         lists = []
         for user, history in enumerate(histories):
-            rows = self._listed(scored[user], clicked[user], unwanted[user], allowed, length)
-            explored = NO_ROWS
+            held = self._rows.hold(ruling, allowed, unwanted[user], length)
+            rows = self._choose(held, scored[user], clicked[user])
             if len(new):
-                rows, explored = self._explore(explore_for[user], scored[user], rows, unwanted[user], new, length)
+                held, rows = self._explore(explore_for[user], held, scored[user], clicked[user], rows, new)
+            rows = self._rows.whole(held, rows)
             if explore_for and self._exploration is not None:
                 self._exploration.count(rows, shelf.clicks)
-            made = self._list(scored[user], history, clicked[user], ages_s[user], rows, explored)
+            made = self._list(scored[user], history, clicked[user], ages_s[user], rows, held)
             if explore_for and self.like_minded is not None and made.embedding is not None:
                 tell_of_others(made.items, self.like_minded(explore_for[user], made.embedding, rows))
             if narrowing.explain:
                 self._explain(made, scored[user], clicked[user], rows, allowed, unwanted[user])
+            if ruling is not None:
+                tell_rules(made.items, rows, ruling, held.pins)
             lists.append(made)
         return lists
 
@@ -224,91 +219,61 @@ class Ranker:
             self._scratch = new_scratch(len(self._shelf.listable))
         self._listable = allowed.copy()
 
+    def _is_ranked(self, clicked: Rows) -> bool:
+        """False where scores say nothing yet: what is clicked most makes the list."""
+        return self._shelf.stage.is_learned or bool((clicked != ABSENT).any())
+
     def _knowledge(self) -> Knowledge:
         return self._shelf.stage.knowledge(self._shelf.clicks)
 
     # --- new products --------------------------------------------------------------------------------------------
 
-    def _new_rows(self) -> Rows:
+    def _new_rows(self, allowed: Mask) -> Rows:
         """Candidates of the exploration in this chunk."""
         shelf = self._shelf
         if self._exploration is None:
             return NO_ROWS
         young = shelf.created_at > time.time() - self._explore_s
-        return self._exploration.new_rows(shelf.listable & shelf.has_vector & young, shelf.clicks, shelf.births)
+        return self._exploration.new_rows(allowed & shelf.has_vector & young, shelf.clicks, shelf.births)
 
     def _explore(
-        self, user_id: str, scored: Scored, rows: Rows, unwanted: Rows, new: Rows, length: int
-    ) -> tuple[Rows, Rows]:
-        """The list with the new products that are tried on this user, and those."""
+        self, user_id: str, held: Held, scored: Scored, clicked: Rows, rows: Rows, new: Rows
+    ) -> tuple[Held, Rows]:
+        """What the list holds and its rows, with the new products that are tried on this user."""
         assert self._exploration is not None
-        new = new[self._once(new, rows)]
+        new = new[self._rows.once(new, np.concatenate((rows, held.rows)))]
         level = scored.next_click[rows[-1]] if len(rows) else np.float32(0.0)
         affinity = scored.next_click[new] - level
         user = int.from_bytes(blake2b(user_id.encode(), digest_size=8).digest())
-        out = np.concatenate((unwanted, rows))
-        clicks = self._shelf.clicks
-        places, chosen = self._exploration.choose(user, new, affinity, out, self._shelf.listable, clicks, length)
+        out = np.concatenate((held.unwanted, rows, held.rows))
+        clicks, length = self._shelf.clicks, held.length - len(held.pins)
+        places, chosen = self._exploration.choose(user, new, affinity, out, held.allowed, clicks, length)
+        if held.caps is not None and len(chosen):
+            admitted = np.isin(chosen, held.caps.admitted(chosen))
+            places, chosen = places[admitted], chosen[admitted]
+        held = replace(held, tried=chosen)
+        if held.caps is not None and len(chosen):
+            rows = self._choose(held, scored, clicked)  # what is tried counts, and others give way to it
         listed = rows.tolist()
         for place, row in zip(places.tolist(), chosen.tolist(), strict=True):
             listed.insert(place, row)
         self.explored += len(chosen)
-        return np.array(listed[:length], np.int32), chosen
+        return held, np.array(listed[:length], np.int32)
 
     # --- one list ------------------------------------------------------------------------------------------------
 
-    def _listed(self, scored: Scored, clicked: Rows, unwanted: Rows, allowed: Mask, length: int) -> Rows:
-        """Rows of the list (<= length,), best first, filled up with what is clicked most."""
-        shelf, rows = self._shelf, NO_ROWS
-        if (clicked != ABSENT).any() or shelf.stage.is_learned:
-            content = self._knowledge().content
-            among, scores = scored.rows, scored.scores
-            if self.keeps_one:
-                best = best_of_each(shelf.duplicates.group, among, scores)
-                among, scores = among[best], scores[best]
-            rows = among[choose_listed(scores, among, content, self._diversity, length)]
-        if len(rows) < length:
-            others = allowed.copy()
-            others[unwanted] = False
-            others[rows] = False
-            left = np.flatnonzero(others)
-            order = np.lexsort((left, -shelf.created_at[left], -shelf.clicks[left]))
-            more = left[order].astype(np.int32)
-            rows = np.concatenate((rows, more[self._once(more, rows)][: length - len(rows)]))
-        return rows
+    def _choose(self, held: Held, scored: Scored, clicked: Rows) -> Rows:
+        """Rows of the list beside what it holds, best first; before anything was learned, what is clicked most."""
+        is_ranked = self._is_ranked(clicked)
+        among, scores = (scored.rows, scored.scores) if is_ranked else (NO_ROWS, scored.scores[:0])
+        return self._rows.choose(held, among, scores, self._knowledge().content)
 
-    def _once(self, among: Rows, listed: Rows = NO_ROWS) -> NDArray[np.bool_]:
-        """Which of these, best first, are duplicates neither of a better one nor of what is listed."""
-        if not self.keeps_one:
-            return np.ones(len(among), np.bool_)
-        return kept_once(self._shelf.duplicates.group, among, listed)
-
-    def _list(
-        self, scored: Scored, history: History, clicked: Rows, ages_s: Floats, rows: Rows, explored: Rows
-    ) -> Ranked:
-        shelf = self._shelf
-        knowledge = self._knowledge()
+    def _list(self, scored: Scored, history: History, clicked: Rows, ages_s: Floats, rows: Rows, held: Held) -> Ranked:
+        shelf, knowledge = self._shelf, self._knowledge()
         reranker = shelf.stage.reranker if self._second_stage else shelf.stage.unlearned
         behind = clicks_behind(knowledge, reranker, served_factors(shelf), clicked, ages_s, rows, self._scratch.place)
-        scores = dict(zip(scored.rows.tolist(), np.round(scored.scores.astype(np.float64), 6).tolist(), strict=True))
-        organic = [scores[row] for row in rows.tolist() if row in scores]
-        is_known, tried = bool((clicked != ABSENT).any()), set(explored.tolist())
-        deeds = dict(zip(clicked.tolist()[::-1], history.codes[: len(clicked)][::-1], strict=True))  # the newest stays
-        last = min(organic, default=0.0)
-        items = []
-        for place, (row, click) in enumerate(zip(rows.tolist(), behind.tolist(), strict=True), 1):
-            source = self._source(row, is_known and row in scores, row in tried)
-            if source in ("next-click", "content"):
-                reason = reason_of(shelf, knowledge, deeds, row, click)
-            else:
-                reason = plain_reason(shelf, row) if source == "popular" else NEW
-            if row in scores and organic:
-                points = scores[row]
-            else:  # behind what was scored; alone, the clicks are the score
-                points = last = last - 1.0 if organic else float(shelf.clicks[row])
-            item = {"product_id": shelf.product_ids[row], "score": points, "rank": place}
-            items.append(item | {"source": source, "reason": reason})
-        return Ranked(items, scored.embedding)
+        items = list_items(shelf, knowledge, scored, rows, clicked, history.codes, behind, held.tried)
+        return Ranked(items, scored.embedding, pinned=held.pinned_in(rows))
 
     def _explain(self, made: Ranked, scored: Scored, clicked: Rows, rows: Rows, allowed: Mask, unwanted: Rows) -> None:
         listable = allowed.copy()
@@ -317,13 +282,6 @@ class Ranker:
         explained = explain_listed(knowledge, scored.next_click, listable, clicked, rows, self._scratch)
         for item, explanation in zip(made.items, explained, strict=True):
             item["explanation"] = explanation
-
-    def _source(self, row: int, is_scored: bool, is_tried: bool) -> ListSource:
-        if is_tried:
-            return "new"
-        if not is_scored:
-            return "popular"
-        return "content" if self._shelf.clicks[row] < COLD_CLICKS else "next-click"
 
 
 def lists_ranker(

@@ -35,6 +35,7 @@ def shelf_topics(shelf: Shelf, names: TopicNames) -> dict[str, Put]:
         names.item_factors: shelf.put_factors,
         names.item_neighbours: shelf.put_neighbours,
         names.model_weights: shelf.put_weights,
+        names.rules: shelf.rules.published.put,
     }
 
 

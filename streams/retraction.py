@@ -1,9 +1,10 @@
 """What was withdrawn leaves the lists that people have: first as a record of what remains, then as a whole list.
 
-A product is withdrawn when it sells out, is deleted or forbidden. The record needs no ranking, so everybody has it
-within a second; the whole list takes its place as soon as the clicks leave room.
+A product is withdrawn when it sells out, is deleted or forbidden, or a rule comes to block it. The record needs no
+ranking, so everybody has it within a second; the whole list takes its place as soon as the clicks leave room.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ class Retraction:
     def look(self) -> None:
         """Whoever holds what was withdrawn since the last look is owed a record."""
         with self._shelf.lock:
+            self._shelf.follow_rules(time.time())
             rows, complete = self._shelf.withdrawn.since(self._position)
             self._position = self._shelf.withdrawn.end
         if not complete:  # so many at once: every list is looked at
@@ -55,13 +57,13 @@ class Retraction:
         return records, len(slots)
 
     def _record(self, slot: int, now: float) -> MadeList | None:
-        audience, rows, listable = self._audience, self._shelf.rows, self._shelf.listable
+        audience, rows = self._audience, self._shelf.rows
         items: list[dict[str, Any]] = []
         withdrawn: list[str] = []
         kept: list[int] = []
         for position, item in enumerate(audience.items(slot)):
             row = rows.get(item["product_id"])
-            if row is not None and listable[row]:
+            if row is not None and self._shelf.is_recommendable(row):
                 item["rank"] = len(items) + 1
                 items.append(item)
                 kept.append(position)

@@ -141,7 +141,9 @@ class Parts:
 
     @cached_property
     def shelf(self) -> Shelf:
-        return Shelf()
+        shelf = Shelf()
+        shelf.keep_offers()  # rules tell products by what is offered
+        return shelf
 
     @cached_property
     def experiment(self) -> RunningExperiment:

@@ -19,6 +19,7 @@ from streams.duplicates import Duplicates, picture_of
 from streams.events import unpack_vector
 from streams.notices import Notices
 from streams.shelf_offers import ShelfOffers
+from streams.shelf_rules import ShelfRules
 from streams.shelf_stage import MappedContents, ShelfStage, mapped
 from streams.side_vectors import Gathered
 
@@ -53,6 +54,7 @@ class Shelf:
         self.restored = Notices(NOTICES_MAX)  # rows that were sold out, and may be listed again
         self.stage = ShelfStage()
         self.duplicates = Duplicates()
+        self.rules = ShelfRules()
         self.offers: ShelfOffers | None = None  # None: nobody here filters or shows products
         self.weights: Weights | None = None
         self.weights_version: Version = (0, 0)
@@ -68,10 +70,15 @@ class Shelf:
     def __len__(self) -> int:
         return len(self.product_ids)
 
-    def keep_offers(self) -> ShelfOffers:
-        """From now on it keeps of each offer what lists are filtered by; call it before the first record."""
-        assert self.offers is not None or not self.rows, "the offers of these are not known any more"
+    def keep_offers(self, *, words: bool = False) -> ShelfOffers:
+        """From now on it keeps of each offer what lists are filtered by; call it before the first record.
+
+        words  those that it can be searched by, too
+        """
+        is_kept = self.offers is not None and (self.offers.keeps_words or not words)
+        assert is_kept or not self.rows, "the offers of these are not known any more"
         self.offers = self.offers or ShelfOffers()
+        self.offers.keeps_words |= words
         return self.offers
 
     def currencies(self) -> list[str]:
@@ -84,6 +91,21 @@ class Shelf:
         """True if there is an offer of it, sold out or not."""
         row = self.rows.get(product_id)
         return row is not None and bool(self._offer_revision[row] >= 0)
+
+    def follow_rules(self, now: float) -> ShelfRules:
+        """The rules as they are to be obeyed at this time (s since 1970). The lock is held.
+
+        What they come to block is told of under `withdrawn`.
+        """
+        blocked = self.rules.follow(self, now)
+        for row in blocked[self.listable[blocked]].tolist():
+            self.withdrawn.add(row)
+        return self.rules
+
+    def is_recommendable(self, row: int) -> bool:
+        """True if lists on the topic may hold this row's product: it is for sale, and no rule that was followed
+        blocks it."""
+        return bool(self.listable[row]) and not self.rules.is_blocked(row)
 
     # --- records of the compacted topics -------------------------------------------------------------------------
 
@@ -104,8 +126,8 @@ class Shelf:
         self._offer_revision[row] = offer["revision"]
         self.titles[row] = offer["title"]
         self.duplicates.put_offer(row, offer["title"], offer.get("brand"))
-        if self.offers is not None:
-            self.offers.put(row, offer)
+        if self.offers is not None and self.offers.put(row, offer):
+            self.rules.regroup(row)
         was_listable = self.listable[row]
         self.listable[row] = offer["state"] == "listable"
         if was_listable and not self.listable[row]:
@@ -256,6 +278,7 @@ class Shelf:
         self.duplicates.clear(row)
         if self.offers is not None:
             self.offers.clear(row)
+        self.rules.regroup(row)
         return row
 
     def _remove_offer(self, product_id: str, revision: int) -> None:
@@ -273,6 +296,7 @@ class Shelf:
             self.duplicates.put_offer(row, None)
             if self.offers is not None:
                 self.offers.clear(row)
+                self.rules.regroup(row)
             self._free_if_empty(product_id, row)
 
     def _is_deleted_since(self, product_id: str, revision: int) -> bool:

@@ -1,8 +1,10 @@
 """Lists that are for nobody in particular: what goes with a product or a brand, what is clicked lately, what is new.
 
-They are made from the shelf alone, under its lock.
+They are made from the shelf alone, under its lock. Of the rules only blocks are about them, in scenarios that are
+named as the lists: similar, across-brands, related, trending and new.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
@@ -69,7 +71,7 @@ class ShelfLists:
 
         One that is sold out has neighbours still. Raises UnknownProduct if there is no offer of it.
         """
-        with self._asked(query) as allowed:
+        with self._asked(query, "similar") as allowed:
             own = self._row(product_id)
             knowledge = self._shelf.stage.knowledge(self._shelf.clicks)
             table = knowledge.after if by == "next" else knowledge.together
@@ -79,7 +81,7 @@ class ShelfLists:
 
     def still_there(self, hits: Sequence[Hit], query: PageQuery) -> list[FoundNearby]:
         """Those that are listable and pass the filters now: the vector store may be behind."""
-        with self._asked(query) as allowed:
+        with self._asked(query, "similar") as allowed:
             shelf = self._shelf
             rows = [(hit, shelf.rows.get(hit.product_id)) for hit in hits]
             return [
@@ -88,9 +90,15 @@ class ShelfLists:
                 if row is not None and allowed[row]
             ]
 
+    def rules(self) -> list[dict[str, Any]]:
+        """Those that were published last: as ShelfRules.told."""
+        self._check()
+        with self._shelf.lock:
+            return self._shelf.follow_rules(time.time()).told(self._shelf.listable)
+
     def trending(self, query: PageQuery) -> list[dict[str, Any]]:
         """What is clicked more lately than it used to be: encoders.trends.rising; behind it what is clicked most."""
-        with self._asked(query) as allowed:
+        with self._asked(query, "trending") as allowed:
             shelf, rows = self._shelf, np.flatnonzero(allowed).astype(np.int32)
             knowledge = shelf.stage.knowledge(shelf.clicks)
             lately = faded(knowledge.trends, rows, knowledge.now)
@@ -100,7 +108,7 @@ class ShelfLists:
 
     def new(self, query: PageQuery) -> list[dict[str, Any]]:
         """What came last; created_at in s since 1970."""
-        with self._asked(query) as allowed:
+        with self._asked(query, "new") as allowed:
             rows = np.flatnonzero(allowed).astype(np.int32)
             created_at = self._shelf.created_at[rows]
             return self._page(rows, (created_at,), query.limit, created_at=created_at)
@@ -111,7 +119,7 @@ class ShelfLists:
         The score fuses both orders (encoders.reciprocal_rank); beside it the cosine of the fused vectors, None without
         one, and the share of clicks. Raises UnknownProduct.
         """
-        with self._asked(query) as allowed:
+        with self._asked(query, "across-brands") as allowed:
             shelf, offers, own = self._shelf, self._offers, self._row(product_id)
             shelf.stage.map_alone(shelf.fused, shelf.has_vector)
             brand = offers.brand[own]
@@ -135,7 +143,7 @@ class ShelfLists:
         share   of the clicks together with products of this brand, the mean over these
         Raises UnknownBrand.
         """
-        with self._asked(Filters()) as allowed:
+        with self._asked(Filters(), "related") as allowed:
             shelf, offers = self._shelf, self._offers
             shelf.stage.map_alone(shelf.fused, shelf.has_vector)
             own = offers.of_brand(brand)
@@ -172,12 +180,13 @@ class ShelfLists:
     # --- under the lock ------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _asked(self, query: Filters) -> Iterator[Mask]:
-        """The shelf's lock, and under it (P,) bool: what is listable and passes the filters."""
+    def _asked(self, query: Filters, scenario: str) -> Iterator[Mask]:
+        """The shelf's lock, and under it (P,) bool: what is listable, not blocked by a rule, and passes the filters."""
         self._check()
         conditions = query.conditions(self._shelf.currencies)
         with self._shelf.lock:
-            listable = self._shelf.listable
+            ruling = self._shelf.follow_rules(time.time()).ruling(scenario)
+            listable = self._shelf.listable if ruling is None else ruling.without_blocked(self._shelf.listable)
             yield listable if conditions == ANY else listable & self._offers.meeting(conditions)
 
     def _row(self, product_id: str) -> int:

@@ -5,7 +5,7 @@ lock.
 """
 
 from array import array
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -46,7 +46,7 @@ class ShelfOffers:
         self.brands: Numbered[str] = Numbered()
         self.brand: NDArray[np.int32] = np.zeros(0, np.int32)  # (P,) numbers of brands, NONE without
         self._paths: Numbered[tuple[str, ...]] = Numbered()
-        self._path: NDArray[np.int32] = np.zeros(0, np.int32)
+        self.path: NDArray[np.int32] = np.zeros(0, np.int32)  # (P,) numbers of category paths; an empty one has one
         self._paths_with: dict[str, list[int]] = {}  # category -> numbers of the paths that it stands in
         self._currencies: Numbered[str] = Numbered()
         self._currency: NDArray[np.int16] = np.zeros(0, np.int16)
@@ -56,36 +56,42 @@ class ShelfOffers:
         self._attributes: list[tuple[Attribute, ...]] = []  # of each row, sorted
         self._rows_with: dict[Attribute, tuple[Attribute, array[int]]] = {}  # itself, and rows in no order
         self._pictures: list[str | None] = []
-        self.words = LexicalIndex()
+        self.keeps_words = False
+        self.words = LexicalIndex()  # empty where words are not kept
 
     def grow(self, rows: int) -> None:
         """There is room for so many."""
-        for name in ("brand", "_path", "_currency", "_availability"):
+        for name in ("brand", "path", "_currency", "_availability"):
             setattr(self, name, longer(getattr(self, name), rows, NONE))
         self._amount = longer(self._amount, rows, NONE)
         more = rows - len(self._pictures)
         self._attributes += [()] * more
         self._pictures += [None] * more
 
-    def put(self, row: int, offer: Mapping[str, Any]) -> None:
-        """The row's product is offered so, as streams.events.Offer has it."""
+    def put(self, row: int, offer: Mapping[str, Any]) -> bool:
+        """The row's product is offered so, as streams.events.Offer has it; True if that is another brand, category or
+        attribute than before."""
         brand, price, links = offer.get("brand"), offer.get("price"), offer.get("image_links")
+        before = self.brand[row], self.path[row], self._attributes[row]
         self.brand[row] = NONE if brand is None else self.brands.number_of(brand)
-        self._path[row] = self._number_of_path(tuple(offer.get("category") or ()))
+        self.path[row] = self._number_of_path(tuple(offer.get("category") or ()))
         self._currency[row] = self._currencies.number_of(price["currency"]) if price else NONE
         self._amount[row] = price["amount"] if price else NONE
         self._availability[row] = self._availabilities.number_of(offer.get("availability") or "in_stock")
         self._put_attributes(row, offer.get("attributes") or {})
         self._pictures[row] = links[0] if links else None
-        self.words.put(row, Document.of(offer))
+        if self.keeps_words:
+            self.words.put(row, Document.of(offer))
+        return (self.brand[row], self.path[row], self._attributes[row]) != before
 
     def clear(self, row: int) -> None:
         """Nothing is offered here."""
-        self.brand[row] = self._path[row] = self._currency[row] = self._availability[row] = NONE
+        self.brand[row] = self.path[row] = self._currency[row] = self._availability[row] = NONE
         self._amount[row] = NONE
         self._put_attributes(row, {})
         self._pictures[row] = None
-        self.words.put(row, None)
+        if self.keeps_words:
+            self.words.put(row, None)
 
     def meeting(self, conditions: Conditions) -> Mask:
         """(P,) bool, a new array: the rows whose offers meet every condition."""
@@ -95,7 +101,7 @@ class ShelfOffers:
         if conditions.category is not None:
             is_wanted = np.zeros(len(self._paths.values) + 1, np.bool_)  # the last: NONE
             is_wanted[self._paths_with.get(conditions.category, [])] = True
-            met &= is_wanted[self._path]
+            met &= is_wanted[self.path]
         if conditions.availability is not None:
             met &= self._with(self._availability, self._availabilities.known(conditions.availability))
         if (price := conditions.price) is not None:
@@ -111,6 +117,25 @@ class ShelfOffers:
             met &= has
         return met
 
+    def is_meeting(self, row: int, conditions: Conditions) -> bool:
+        """The same of one row, without the price: for rows that change one by one."""
+        path = int(self.path[row])
+        return (
+            (conditions.brand is None or int(self.brand[row]) == self.brands.known(conditions.brand))
+            and (conditions.category is None or (path != NONE and conditions.category in self._paths.values[path]))
+            and all(attribute in self._attributes[row] for attribute in conditions.attributes)
+        )
+
+    def numbers(self, each: Literal["brand", "category"]) -> NDArray[np.int32]:
+        """(P,) of brands, or of whole category paths."""
+        return self.brand if each == "brand" else self.path
+
+    def has(self, each: Literal["brand", "category"], row: int) -> bool:
+        """True if the row has a brand, or a category."""
+        number = int(self.numbers(each)[row])
+        values: Sequence[str | tuple[str, ...]] = self.brands.values if each == "brand" else self._paths.values
+        return number != NONE and bool(values[number])
+
     def of_brand(self, brand: str) -> Mask:
         """(P,) bool: the rows of this brand, however its case is."""
         wanted = brand.strip().casefold()
@@ -124,7 +149,7 @@ class ShelfOffers:
 
     def told(self, row: int) -> dict[str, Any]:
         """brand, category, price, availability and image_link of the row's offer, as JSON values."""
-        brand, path, currency = int(self.brand[row]), int(self._path[row]), int(self._currency[row])
+        brand, path, currency = int(self.brand[row]), int(self.path[row]), int(self._currency[row])
         availability = int(self._availability[row])
         amount = float(self._amount[row])
         return {
@@ -143,7 +168,7 @@ class ShelfOffers:
         """How many of these rows have each value; one with several categories is counted in each."""
         if name == "category":
             counts: dict[str, int] = {}
-            for path, count in _counted(self._path[rows]):
+            for path, count in _counted(self.path[rows]):
                 for category in set(self._paths.values[path]):
                     counts[category] = counts.get(category, 0) + count
             return counts

@@ -49,7 +49,7 @@ class ShelfSearch:
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
-        self._offers: ShelfOffers = shelf.keep_offers()
+        self._offers: ShelfOffers = shelf.keep_offers(words=True)
 
     def currencies(self) -> Sequence[str]:
         """Those that prices are in."""

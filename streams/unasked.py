@@ -236,7 +236,7 @@ class UnaskedLists:
             told.revision,
             made_at,
             told.cause,
-            orjson.dumps([item.model_dump() for item in told.items]),
+            orjson.dumps([item.model_dump(exclude_unset=True) for item in told.items]),
             [item.product_id for item in told.items],
             None if row.embedding is None else np.frombuffer(row.embedding, "<f4"),
             History.of(row.clicks).product_ids[:PROFILE_CLICKS],

@@ -13,6 +13,7 @@ HINTS = {
     "timezone_aware": "; like 2026-12-01T08:00:00Z",
     "datetime_type": "; like 2026-12-01T08:00:00Z",
 }
+QUOTE = "'"
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -106,6 +107,11 @@ def _told(fault: Any) -> str:
     """One broken rule, with the name of what breaks it."""
     names = [part for part in fault["loc"] if isinstance(part, str)]
     what = fault["msg"].removeprefix("Value error, ") + HINTS.get(fault["type"], "")
+    if fault["type"] == "union_tag_not_found":
+        what = f"say its {fault['ctx']['discriminator'].strip(QUOTE)}"
+    if fault["type"] == "union_tag_invalid":
+        told = fault["ctx"]
+        what = f"its {told['discriminator'].strip(QUOTE)} {told['tag']!r} is none of {told['expected_tags']}"
     return f"{names[-1]}: {what}" if names else what
 
 

@@ -239,6 +239,25 @@ def test_a_drawn_list_holds_both_variants_best_and_its_id_tells_whose_each_is(sh
     assert beginners == {0, 1}, "a coin says who begins"
 
 
+def test_a_drawn_list_obeys_the_rules_as_either_variant_does(shelf: Shelf) -> None:
+    rules = b'{"rules": {"r": {"action": "pin", "products": ["p20", "p21"], "position": 4}, '
+    rules += b'"few": {"action": "cap", "most": 2, "products": ["p00", "p02", "p04", "p06", "p20"]}}}'
+    shelf.rules.published.put(KEY, rules, ())
+    try:
+        made = made_for(ExperimentRanker(shelf, SETTINGS, running(mode="interleave")), USERS)
+    finally:
+        shelf.rules.published.put(KEY, None, ())
+    teams = set()
+    for one in made.values():
+        origin = origin_of(one.list_id)
+        assert origin is not None
+        assert ids(one)[3:5] == ["p20", "p21"]
+        assert len(ids(one)) == len(set(ids(one))) == len(origin.teams) == 10
+        assert len({"p00", "p02", "p04", "p06", "p20"} & set(ids(one))) <= 2
+        teams.add(origin.teams[3:5])
+    assert len(teams) == 4, "clicks on what is pinned tell of neither: a coin says whose it is"
+
+
 def test_a_variant_without_the_second_stage_has_the_order_before_anything_was_learned(shelf: Shelf) -> None:
     """The learned order is turned about: its linear part weighs the readable score by -1."""
     before = ranked(shelf, SETTINGS)

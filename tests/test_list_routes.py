@@ -104,6 +104,34 @@ async def test_errors_say_what_to_do_next(
     assert detail in answer["detail"]
 
 
+async def test_blocks_hold_in_lists_for_nobody_in_particular_and_the_page_is_filled_with_others(
+    shop: AskedShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.api.product_routes.SPARE", 0)
+    published = shop.shelf.rules.published
+    published.put(b"", b'{"rules": {"nord": {"action": "block", "brand": "Nord"}}}', ())
+    try:
+        for path, found in (
+            (f"/v1/products/{BALL}/similar?limit=1", ["c"]),
+            (f"/v1/products/{BALL}/similar?by=together", ["c"]),
+            (f"/v1/products/{BALL}/across-brands", ["c"]),
+            ("/v1/trending?brand=Nord", []),
+            ("/v1/users/nobody/recommendations?brand=Nord", []),
+            ("/v1/users/ann/1/recently-viewed", [BALL, "b"]),
+            ("/v1/search?q=bauble", ["b"]),
+        ):
+            code, made = await ask(shop, path)
+            assert (code, [item["product_id"] for item in made.get("items", made.get("hits", []))]) == (200, found), (
+                path
+            )
+        code, told = await ask(shop, "/v1/rules")
+        rule = {"name": "nord", "action": "block", "brand": "Nord", "is_on": True, "products_for_sale": 1}
+        assert (code, told) == (200, {"rules": [rule]})
+    finally:
+        published.put(b"", None, ())
+    assert (await ask(shop, "/v1/rules"))[1] == {"rules": []}
+
+
 async def test_every_list_has_an_example_and_a_summary(shop: AskedShop) -> None:
     paths = (await ask(shop, "/openapi.json"))[1]["paths"]
     own = [

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,42 @@ def test_who_does_not_have_it_hears_nothing(tmp_path: Path) -> None:
     assert [ids(made) for made in shop.visit("ann")] == [["axe"]]
     shop.sell_out("pot")
     assert shop.all_asides() == []
+
+
+def test_what_a_rule_comes_to_block_is_withdrawn_and_the_whole_list_obeys(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.visit("ann")
+    now = time.time() + 10.0
+    begins = datetime.fromtimestamp(now, UTC).isoformat().encode()
+    rules = b'{"rules": {"axes": {"action": "block", "products": ["axe"], "since": "%s"}, '
+    rules += b'"cups": {"action": "pin", "products": ["cup"]}}}'
+    shop.shelf.rules.published.put(b"", rules % begins, ())
+    assert shop.all_asides() == [], "a list that obeys no pin is not made again for that"
+    monkeypatch.setattr("time.time", lambda: now)
+    record, whole = shop.all_asides()
+    assert (record.withdrawn, ids(record)) == (["axe"], ["pot", "cup"])
+    assert [(item.product_id, item.rules) for item in whole.items] == [("cup", ["cups"]), ("pot", [])]
+    assert shop.all_asides() == []
+    assert ids(shop.visit("bob")[0]) == ["cup", "pot"]
+    shop.shelf.rules.published.put(b"", None, ())
+    assert shop.all_asides() == []
+    assert ids(shop.visit("ann")[0]) == ["axe", "pot", "cup"]
+
+
+def test_a_list_of_before_a_restart_keeps_its_rules_and_loses_what_is_blocked_now(shop: Shop, tmp_path: Path) -> None:
+    shop.shelf.rules.published.put(b"", b'{"rules": {"cups": {"action": "pin", "products": ["cup"]}}}', ())
+    (told,) = shop.visit("ann")
+    after = Shop(tmp_path, push_users=0)
+    block = b'{"rules": {"pots": {"action": "block", "products": ["pot"]}}}'
+    after.shelf.rules.published.put(b"", block, ())
+    after.aside()
+    value = cramjam.lz4.compress_block(told.model_dump_json(exclude_unset=True).encode())
+    after.role._unasked._last_lists.found["ann"] = FoundList(3, bytes(value))
+    record, whole = after.all_asides()
+    assert [(item.product_id, item.rules) for item in record.items] == [("cup", ["cups"]), ("axe", [])]
+    assert b'"rules":[]' not in orjson.dumps([item.model_dump(exclude_unset=True) for item in record.items])
+    assert ids(whole) == ["axe", "cup"]
 
 
 def test_one_that_is_back_before_anybody_looked_is_not_retracted(shop: Shop) -> None:

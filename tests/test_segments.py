@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shelves import factors, offer
 
-from encoders.list_ranking import rank_candidates
+from encoders.list_ranking import rank_candidates, rank_rows
 from encoders.next_click import longer
 from encoders.ranking_features import Knowledge, new_scratch, no_knowledge, room_for
 from encoders.reranker import new_reranker
@@ -199,6 +199,18 @@ class Drawn:
         listable, k = np.ones(PRODUCTS, np.bool_), knowledge or self.knowledge
         scratch = new_scratch(PRODUCTS)
         return rank_candidates(k, self.reranker, self.scores, listable, history, 5.0, segment, scratch)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 5), history=st.lists(st.integers(-1, PRODUCTS - 1), max_size=6), segment=st.integers(0, 3))
+def test_rows_that_are_ranked_by_themselves_have_the_scores_that_they_have_as_candidates(
+    seed: int, history: list[int], segment: int
+) -> None:
+    shop = Drawn(seed)
+    found, scores = shop.ranked(rows(*history), segment)
+    some, scratch = found[::3].copy(), new_scratch(PRODUCTS)
+    alone = rank_rows(shop.knowledge, shop.reranker, shop.scores, rows(*history), 5.0, segment, some, scratch)
+    np.testing.assert_array_equal(alone, scores[::3])
 
 
 @settings(max_examples=30, deadline=None)

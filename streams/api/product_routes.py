@@ -19,6 +19,7 @@ from streams.listed_twice import ListedTwice
 from streams.search import SPARE
 from streams.shelf_lists import FoundNearby, ShelfLists
 
+DEEPEST = 4_096  # nearest products that are looked through for those that no rule blocks
 SIMILAR = {"product_id": "lamp-1", "by": "fused", "items": [ITEM | {"score": 0.87}], "duplicates": []}
 OFFERED = ITEM | {"listable": True, "offer": OFFER | {"attributes": {"colour": "brass"}}}
 ACROSS = {"product_id": "lamp-1", "items": [ITEM | {"score": 0.98, "cosine": 0.81, "share": 0.04}]}
@@ -72,8 +73,13 @@ def product_routes(
             if not is_full:
                 hits = vectors.similar(product_id, count, by, conditions=conditions)
                 return [FoundNearby.of_hit(hit) for hit in hits]
-            hits = vectors.similar(product_id, count + SPARE, by, conditions=conditions)
-            return lists.still_there(hits, query)[:count]
+            asked = count + SPARE
+            while True:
+                hits = vectors.similar(product_id, asked, by, conditions=conditions)
+                kept = lists.still_there(hits, query)
+                if len(kept) >= count or len(hits) < asked or asked >= DEEPEST:
+                    return kept[:count]
+                asked = min(4 * asked, DEEPEST)  # a rule may block all that are nearest
 
         return [one._asdict() for one in listed_twice.fill_page(find, query.limit, beside=product_id)]
 

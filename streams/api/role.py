@@ -34,6 +34,7 @@ from streams.api.page_routes import page_routes, picture_routes
 from streams.api.person_routes import person_routes
 from streams.api.problems import handle_errors
 from streams.api.product_routes import product_routes
+from streams.api.rule_routes import rule_routes
 from streams.api.search_routes import search_routes
 from streams.api.shelf_routes import shelf_routes
 from streams.api.user_routes import user_routes
@@ -121,6 +122,7 @@ class Api:
             list_routes(lists, feed, self.views, access),
             search_routes(self.metrics.timed(search), self.views, access),
             shelf_routes(shelf_lists, self.views, access),
+            rule_routes(shelf_lists, self.views, access),
             event_routes(door, access),
             person_routes(door, access),
             user_routes(users, experiments, look_alikes, self.views, access),

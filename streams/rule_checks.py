@@ -1,0 +1,47 @@
+"""What is likely wrong with rules that can be applied all the same."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations
+from typing import Any
+
+from streams.rules import Pin, RuleSet
+
+
+def doubts(rules: RuleSet, now: float, products: Iterable[Mapping[str, Any]] | None) -> Iterator[str]:
+    """Each as a sentence.
+
+    now       s since 1970
+    products  of the shop, as streams.events.ProductFields with their product_id; None: nothing is known of any
+    """
+    alive = {}
+    for name, rule in rules.rules.items():
+        if rule.until is not None and rule.until.timestamp() <= now:
+            yield f"{name}: its time is over since {rule.until.isoformat()}"
+        else:
+            alive[name] = rule
+    pins = [(name, rule) for name, rule in alive.items() if isinstance(rule, Pin)]
+    for (name, rule), (other, second) in combinations(pins, 2):
+        apart = rule.scenarios and second.scenarios and set(rule.scenarios).isdisjoint(second.scenarios)
+        if rule.position == second.position and not apart:
+            yield f"{other}: {name} has position {rule.position} already, so its products stand behind those"
+    if products is not None:
+        yield from _unknown(rules, products)
+
+
+def _unknown(rules: RuleSet, products: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Names that no product of the shop has."""
+    known: set[tuple[str, Any]] = set()
+    for fields in products:
+        known.add(("product", fields["product_id"]))
+        known.add(("brand", fields.get("brand")))
+        known |= {("category", category) for category in fields.get("category") or ()}
+        known |= {("attribute", pair) for pair in (fields.get("attributes") or {}).items()}
+    for name, rule in rules.rules.items():
+        named: list[tuple[str, Any]] = [("product", product_id) for product_id in getattr(rule, "products", ())]
+        if not isinstance(rule, Pin):
+            named += [(kind, told) for kind in ("brand", "category") if (told := getattr(rule, kind)) is not None]
+            named += [("attribute", pair) for pair in rule.attributes.items()]
+        for kind, told in named:
+            if (kind, told) not in known:
+                shown = f"{told[0]}: {told[1]}" if kind == "attribute" else told
+                yield f"{name}: the shop has no {kind} {shown!r}"
