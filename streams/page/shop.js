@@ -168,6 +168,9 @@ async function click(productId, event, from = {}) {
   await attempt("click", () => ask("/v1/events/clicks", { body: { ...made, occurred_at: new Date().toISOString() } }));
 }
 
+/** Why an item stands in the list. */
+const because = ({ reason, rules = [] }) => [reason, ...rules.map((name) => `by the rule “${name}”`)].join(" · ");
+
 function yours(list) {
   const before = new Set((listed?.items ?? []).map((item) => item.product_id));
   listed = list;
@@ -180,7 +183,7 @@ function yours(list) {
   if (why && took === null) tell(`your list came ${when}`);
   $("yours").replaceChildren(...list.items.slice(0, LISTED).map((item, at) => {
     const button = element("button", { type: "button" }, picture(item), element(
-      "span", {}, item.title ?? item.product_id, element("br"), element("small", { className: "faint" }, item.reason),
+      "span", {}, item.title ?? item.product_id, element("br"), element("small", { className: "faint" }, because(item)),
     ));
     button.addEventListener("click", () => visit(item.product_id, { list_id: list.list_id, position: at }));
     return element("li", { className: before.size && !before.has(item.product_id) ? "new" : "" }, button);
