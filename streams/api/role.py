@@ -20,6 +20,7 @@ from store.users import UserStore
 from store.vectors import VectorStore
 from streams.api.access import Access, Guard, names_loopback
 from streams.api.board_metrics import BoardCollector
+from streams.api.described import describe
 from streams.api.encoder_routes import encoder_routes
 from streams.api.event_routes import event_routes
 from streams.api.letter_routes import letter_routes
@@ -178,6 +179,7 @@ class Api:
         for router in routers:
             app.include_router(router)
         handle_errors(app)
+        describe(app)
         app.add_middleware(
             Guard,
             access=self._access,
