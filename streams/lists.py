@@ -10,7 +10,7 @@ import orjson
 from numpy.typing import NDArray
 
 from store.history import History
-from streams.broker import Outgoing
+from streams.broker import Headers, Outgoing
 from streams.ranking import Ranked
 
 PROFILE_CLICKS = 3  # the last clicks that content is compared with, as in the ranking
@@ -33,7 +33,7 @@ class MadeList:
     event_ids: Sequence[str] = ()
     withdrawn: Sequence[str] = ()
 
-    def message(self, topic: str, weights_version: str) -> Outgoing:
+    def message(self, topic: str, weights_version: str, headers: Headers = ()) -> Outgoing:
         """The record, under the user's key."""
         value = {
             "list_id": uuid.uuid4().hex,
@@ -47,7 +47,7 @@ class MadeList:
         }
         if self.withdrawn:
             value["withdrawn"] = self.withdrawn
-        return Outgoing(topic, self.user_id.encode(), orjson.dumps(value))
+        return Outgoing(topic, self.user_id.encode(), orjson.dumps(value), headers)
 
 
 def made_list(

@@ -29,6 +29,7 @@ from streams.served_vectors import ServedVectors
 from streams.settings import Settings
 from streams.shelf import Shelf
 from streams.topics import TopicNames, topic_names
+from streams.tracing import Tracing, open_tracing
 from streams.turns import Turns
 from streams.version_files import load_encoder, open_version
 from streams.versions import Versions, encoding, filled, version_of
@@ -148,8 +149,14 @@ class Parts:
         puts = shelf_topics(self.shelf, self.names)
         return ServedVectors(self.broker, self.settings, self.names, self.versions, self.shelf, puts)
 
+    @cached_property
+    def tracing(self) -> Tracing:
+        return open_tracing(self.settings)
+
     async def close(self) -> None:
         """What no role closes is closed."""
+        if "tracing" in self.__dict__:
+            await asyncio.to_thread(self.tracing.close)
         if "version_reader" in self.__dict__:
             await self.version_reader.stop()
 
@@ -229,7 +236,7 @@ def _index(parts: Parts) -> Runnable:
 def _clicks(parts: Parts) -> Runnable:
     from streams.clicks import ClicksRole
 
-    role = ClicksRole(parts.settings, parts.names, parts.broker, parts.users, parts.shelf, parts.replica)
+    role = ClicksRole(parts.settings, parts.names, parts.broker, parts.users, parts.shelf, parts.replica, parts.tracing)
     return _lossless(parts, role)
 
 
@@ -271,9 +278,10 @@ def _api(parts: Parts) -> Runnable:
         search=search,
         listed_twice=parts.listed_twice,
         board=StatusBoard(parts.broker, parts.names.worker_status),
-        door=Door(parts.settings, parts.names, parts.broker, parts.publisher, parts.users),
+        door=Door(parts.settings, parts.names, parts.broker, parts.publisher, parts.users, parts.tracing),
         replicas=parts.replica,
         backlogs=Backlogs(parts.settings, lambda: parts.versions.serving).now,
+        tracing=parts.tracing,
     )
 
 

@@ -33,6 +33,7 @@ from streams.api.problems import handle_errors
 from streams.api.product_routes import product_routes
 from streams.api.search_routes import search_routes
 from streams.api.shelf_routes import shelf_routes
+from streams.api.traced import Traced
 from streams.api.user_routes import user_routes
 from streams.api.views import Replicas, Views
 from streams.broker import end
@@ -49,6 +50,7 @@ from streams.search import Search
 from streams.settings import Settings
 from streams.shelf_lists import ShelfLists
 from streams.status import StatusBoard
+from streams.tracing import NO_TRACING, Tracing
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,7 @@ class Api:
         door: Door,
         replicas: Replicas,
         backlogs: Callable[[], Mapping[str, Backlog]] | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         """Nothing listens yet.
 
@@ -94,6 +97,7 @@ class Api:
         self._search = search
         self._board = board
         self._feed = feed
+        self._tracing = tracing
         self._is_loopback = names_loopback(settings.api_host)
         self._access = Access(
             KeyStore(products.engine), is_loopback=self._is_loopback, requests_per_s=settings.api_requests_per_s
@@ -188,6 +192,8 @@ class Api:
             answered=self._count,
         )
         app.add_middleware(Measured, metrics=self.metrics)
+        if self._tracing.is_on:
+            app.add_middleware(Traced, tracing=self._tracing)
         return app
 
     def _stop_with(self, task: asyncio.Task[None]) -> None:
