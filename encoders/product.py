@@ -183,12 +183,6 @@ class ProductEncoder:
         """The places of the pictures, the word pieces and the facts of each product. Raises as encode."""
         return self._vectors_and_tokens(batch)[2]
 
-    def encode_query(
-        self, words: str = "", picture: Pixels | None = None, words_weight: float = 1.0, image_weight: float = 1.0
-    ) -> dict[str, Vector]:
-        """As encode_queries, of one."""
-        return self.encode_queries([ProductQuery(words, picture, words_weight, image_weight)])[0]
-
     def encode_queries(self, queries: Sequence[ProductQuery]) -> list[dict[str, Vector]]:
         """What each asks for, in each space where it can be had: by "text" the words, by "image" the picture, by
         "fused" the sum, by weight, of what a product of the words alone and one of the picture alone would be.

@@ -106,16 +106,16 @@ class VectorStore(UserVectors, Protocol):
         limit: int,
         *,
         listable_only: bool = True,
-        exclude: Collection[str] = (),
         conditions: Conditions = ANY,
         fingerprint: str | None = None,
+        with_payload: bool = True,
     ) -> list[Hit]:
         """The products whose vector of that name has the highest cosine, best first.
 
         There are `limit` of them wherever so many meet the conditions.
 
-        exclude     product ids that are not wanted
-        conditions  the availability of one that is sold out only if not listable_only
+        conditions    the availability of one that is sold out only if not listable_only
+        with_payload  False: hits come without theirs, and sooner
         Raises ValueError if the vector is not finite or of wrong width.
         """
 

@@ -63,6 +63,7 @@ class EmbeddedVectors:
         self._shards: dict[str, edge.EdgeShard] = {}
         self._target: str | None = None  # the collection of the last `ensure`
         self._unflushed = 0
+        self._product_ids: dict[Any, str] = {}  # of points that were found
         folder.mkdir(parents=True, exist_ok=True)
         self._owner = _own(folder / f"{alias_name(namespace)}.lock")
 
@@ -121,15 +122,13 @@ class EmbeddedVectors:
         limit: int,
         *,
         listable_only: bool = True,
-        exclude: Collection[str] = (),
         conditions: Conditions = ANY,
         fingerprint: str | None = None,
+        with_payload: bool = True,
     ) -> list[Hit]:
-        where = rules.seen_by_search(
-            self._namespace, listable_only=listable_only, exclude=exclude, conditions=conditions
-        )
+        where = rules.seen_by_search(self._namespace, listable_only=listable_only, conditions=conditions)
         with self._lock:
-            return self._nearest(self._read(fingerprint), name, vector, limit, where)
+            return self._nearest(self._read(fingerprint), name, vector, limit, where, with_payload=with_payload)
 
     def similar(
         self,
@@ -185,17 +184,30 @@ class EmbeddedVectors:
             return int(shard.count(edge.CountRequest(filter=filter_of(rules.ANSWERED))))
 
     def _nearest(
-        self, collection: str, name: str, vector: NDArray[np.float32], limit: int, where: rules.Where
+        self,
+        collection: str,
+        name: str,
+        vector: NDArray[np.float32],
+        limit: int,
+        where: rules.Where,
+        *,
+        with_payload: bool = True,
     ) -> list[Hit]:
         check_vector("the query", name, vector, self._widths(collection))
         query = edge.QueryRequest(
             limit=limit,
             query=edge.Query.Nearest(vector.tolist(), using=name),
             filter=filter_of(where),
-            with_payload=True,
+            with_payload=with_payload,
         )
         found: list[Any] = self._shard(collection).query(query)
-        return [Hit(point.payload["product_id"], point.score, rules.flat(point.payload)) for point in found]
+        if with_payload:
+            return [Hit(point.payload["product_id"], point.score, rules.flat(point.payload)) for point in found]
+        known = self._product_ids  # remembered, since reading a payload takes as long as finding it
+        if unknown := [point.id for point in found if point.id not in known]:
+            read: list[Any] = self._shard(collection).retrieve(unknown, with_payload=True, with_vector=False)
+            known.update((point.id, point.payload["product_id"]) for point in read)
+        return [Hit(known[point.id], point.score, {}) for point in found]
 
     def _fetch(self, collection: str, product_id: str) -> StoredPoint | None:
         ids: list[Any] = list(point_ids(self._namespace, (product_id,)))

@@ -125,15 +125,13 @@ class ServerVectors:
         limit: int,
         *,
         listable_only: bool = True,
-        exclude: Collection[str] = (),
         conditions: Conditions = ANY,
         fingerprint: str | None = None,
+        with_payload: bool = True,
     ) -> list[Hit]:
-        where = rules.seen_by_search(
-            self._namespace, listable_only=listable_only, exclude=exclude, conditions=conditions
-        )
+        where = rules.seen_by_search(self._namespace, listable_only=listable_only, conditions=conditions)
         with self._reading(fingerprint) as collection:
-            return self._nearest(collection, name, vector, limit, where)
+            return self._nearest(collection, name, vector, limit, where, with_payload=with_payload)
 
     def similar(
         self,
@@ -184,16 +182,31 @@ class ServerVectors:
             return self._client.count(collection, filter_of(rules.ANSWERED)).count
 
     def _nearest(
-        self, collection: str, name: str, vector: NDArray[np.float32], limit: int, where: rules.Where
+        self,
+        collection: str,
+        name: str,
+        vector: NDArray[np.float32],
+        limit: int,
+        where: rules.Where,
+        *,
+        with_payload: bool = True,
     ) -> list[Hit]:
         if self._read_widths[collection].get(name) != vector.size:  # the alias may point elsewhere by now
             self._read_widths[collection] = self._widths_of(collection)
         check_vector("the query", name, vector, self._read_widths[collection])
         answer = self._client.query_points(
-            collection, query=vector.tolist(), using=name, query_filter=filter_of(where), limit=limit, with_payload=True
+            collection,
+            query=vector.tolist(),
+            using=name,
+            query_filter=filter_of(where),
+            limit=limit,
+            with_payload=with_payload or ["product_id"],
         )
         payloads = [(point.payload or {}, point.score) for point in answer.points]
-        return [Hit(payload["product_id"], score, rules.flat(payload)) for payload, score in payloads]
+        return [
+            Hit(payload["product_id"], score, rules.flat(payload) if with_payload else {})
+            for payload, score in payloads
+        ]
 
     def _fetch(self, collection: str, product_id: str) -> StoredPoint | None:
         ids = list(point_ids(self._namespace, (product_id,)))

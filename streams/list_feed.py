@@ -36,7 +36,6 @@ class ListStream:
         self.user_id = user_id
         self.key_id = key_id
         self.is_closed = False
-        self.lost = 0  # lists that came and went unread
         self._feed = feed
         self._lists: deque[bytes] = deque()
         self._changed = asyncio.Event()
@@ -45,7 +44,7 @@ class ListStream:
         """A list of hers was published."""
         if len(self._lists) == LISTS_KEPT:
             self._lists.popleft()
-            self.lost += 1
+            self._feed.lost += 1
         self._lists.append(record)
         self._changed.set()
 
@@ -83,6 +82,7 @@ class ListFeed:
         self._streams: dict[str, set[ListStream]] = {}
         self._positions: dict[TopicPartition, int] = {}
         self._is_closing = False
+        self.lost = 0  # lists that came and went unread, of all streams
         self.is_following = asyncio.Event()  # what is published from now on is handed on
 
     @property

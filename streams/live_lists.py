@@ -19,7 +19,8 @@ from streams.ranking import Narrowing, Ranked, Ranker, lists_ranker
 from streams.settings import Settings
 from streams.shelf import Shelf
 
-AT_ONCE_MAX = 200  # products that a request may name
+NAMED_MAX = 200  # products of one request
+AT_ONCE = 4  # while rows come over the network; else lists would only wait for the shelf and for Python, one another
 
 
 class ListQuery(PageQuery):
@@ -28,7 +29,7 @@ class ListQuery(PageQuery):
     segment: Segment = None
     exclude: list[Id] = Field(
         default_factory=list,
-        max_length=AT_ONCE_MAX,
+        max_length=NAMED_MAX,
         description="products that are not to be listed, nor their duplicates; may be repeated",
     )
     scenario: Annotated[
@@ -52,7 +53,7 @@ class Viewed(BaseModel):
 class VisitorQuery(ListQuery):
     """The same for somebody of whom nothing is held."""
 
-    recently_viewed: list[Id | Viewed] = Field(default_factory=list, max_length=AT_ONCE_MAX, description="newest first")
+    recently_viewed: list[Id | Viewed] = Field(default_factory=list, max_length=NAMED_MAX, description="newest first")
 
     def history(self, now: float) -> History:
         """Her clicks, as a row would have them."""
@@ -75,6 +76,7 @@ class LiveLists:
         self._users = users
         self._settings = settings
         self.length = settings.list_length  # of the lists on the topic
+        self.at_once = 1 if settings.database_url is None else AT_ONCE  # lists that it pays to make side by side
         self._check = check
         self._idle: list[Ranker] = []  # each is for one thread at a time
 

@@ -8,9 +8,11 @@ In a fused vector of encoders that were not trained, words and pictures lie in d
 find products by their words and pictures by their pictures. Once they were aligned, words find pictures without words.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
+from threading import Semaphore
 from typing import Any
 
 from encoders.product import ProductEncoder, ProductQuery, UnknownDevice  # imports torch when it is called, not before
@@ -29,6 +31,7 @@ from streams.shelf_search import FoundByWords, FoundProduct, NextClicks, ShelfSe
 LOADED_WITHIN_S = 20.0  # a search waits for the model for so long; it takes about 5 s from a warm disk
 LOADED_WITHIN_BESIDE_WORDS_S = 0.05  # or for so long, where the lexical half has answered
 DEPTH = 100  # products of each half that are fused, at least, and of the dense half those that facets count
+SERVER_TURNS = 8  # searches at once, while they wait for a server; what is all in this process only waits for itself
 SPARE = 20  # more than a page needs: what sold out a moment ago may be among them
 AWAY = (StillLoading, StoreUnavailable, UnknownSource, UnknownDevice)
 
@@ -74,6 +77,7 @@ class Search:
         self._next_clicks = next_clicks
         self._encoder = QueryEncoder(settings, load)
         self._loaded_within_s = loaded_within_s
+        self._turns = Semaphore(1 if settings.qdrant_url is None else SERVER_TURNS)
 
     def find(self, query: WordsQuery, lack: str | None = None) -> dict[str, Any]:
         """The products that meet all conditions of the query, best first, what is listed twice once.
@@ -90,6 +94,14 @@ class Search:
         asked = query if isinstance(query, SearchQuery) else SearchQuery(**query.model_dump())
         s = self._settings
         wants = wanted(asked, picture_max_bytes=s.picture_max_bytes, picture_max_pixels=s.picture_max_pixels)
+        with self._turns:
+            return self._find(asked, wants, lack)
+
+    def close(self) -> None:
+        """No more searches; one in hand is answered."""
+        self._encoder.close()
+
+    def _find(self, asked: SearchQuery, wants: Wanted, lack: str | None) -> dict[str, Any]:
         if lack and asked.mode == "lexical":
             raise StoreUnavailable(lack)
         conditions = asked.conditions(self._vectors.currencies if lack else self._shelf.currencies)
@@ -100,7 +112,7 @@ class Search:
             read = halves.by_words(_depth(asked.limit))
         if asked.mode != "lexical":
             try:
-                serving, halves.by_vectors = self._nearest(asked, wants, conditions, read)
+                serving, halves.by_vectors = self._nearest(asked, wants, conditions, read, is_alone=lack is not None)
             except AWAY as away:
                 if read is None:
                     raise
@@ -123,25 +135,32 @@ class Search:
             "facets": None if lack or not asked.facets else self._facets(asked, conditions, halves),
         }
 
-    def close(self) -> None:
-        """No more searches; one in hand is answered."""
-        self._encoder.close()
+    @contextmanager
+    def _others_turn(self) -> Iterator[None]:
+        """Others search meanwhile."""
+        self._turns.release()
+        try:
+            yield
+        finally:
+            self._turns.acquire()
 
     # --- the dense half ------------------------------------------------------------------------------------------
 
     def _nearest(
-        self, asked: SearchQuery, wants: Wanted, conditions: Conditions, read: FoundByWords | None
+        self, asked: SearchQuery, wants: Wanted, conditions: Conditions, read: FoundByWords | None, *, is_alone: bool
     ) -> tuple[str, Callable[[int], Sequence[Hit]]]:
-        """The version that serves, and what finds the nearest by it; that has found a page already."""
+        """The version that serves, and what finds the nearest by it; that has found a page already.
+
+        is_alone  the shelf tells nothing of what is found: the vector store does
+        """
         serving = self._vectors.serving()
         if serving is None:
             raise StoreUnavailable("there is no collection of products yet: is the index role up?")
         words = read.reading if read else wants.words
-        encoded = self._encoder.encode(
-            serving,
-            ProductQuery(words, wants.picture, asked.words_weight, asked.image_weight),
-            loaded_within_s=LOADED_WITHIN_BESIDE_WORDS_S if read else self._loaded_within_s,
-        )
+        query = ProductQuery(words, wants.picture, asked.words_weight, asked.image_weight)
+        within_s = LOADED_WITHIN_BESIDE_WORDS_S if read else self._loaded_within_s
+        with self._others_turn():
+            encoded = self._encoder.encode(serving, query, loaded_within_s=within_s)
         vector = encoded.get(asked.by)
         if vector is None:
             raise BadQuery("the query has no word that the encoder knows: use others")
@@ -152,6 +171,7 @@ class Search:
             listable_only=not asked.all,
             conditions=conditions,
             fingerprint=serving,
+            with_payload=is_alone,
         )
         by_vectors: Callable[[int], Sequence[Hit]] = cache(nearest)
         by_vectors(_depth(asked.limit))

@@ -48,7 +48,7 @@ async def test_a_client_that_reads_slowly_loses_the_oldest_lists() -> None:
         for number in range(LISTS_KEPT + 2):
             lists._put(b"ann", b"%d" % number)
         assert [await slow.next(0.01) for _ in range(LISTS_KEPT + 1)] == [*(b"2", b"3", b"4", b"5"), None]
-        assert slow.lost == 2
+        assert lists.lost == 2
 
 
 async def test_who_waits_is_told_at_once_of_a_list_and_of_the_end() -> None:

@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from shelves import offer
+from tiny_encoders import query_vectors
 from typer.testing import CliRunner
 
 from encoders.product import ProductContent, ProductEncoder, ProductQuery, UnknownDevice
@@ -133,13 +134,13 @@ def found(response: httpx.Response) -> list[str]:
 def test_a_query_of_one_kind_is_a_product_of_that_kind(encoder: ProductEncoder) -> None:
     words, picture = encoder.encode([ProductContent("red dress"), ProductContent("", (plain(RED),))])
     for query, product, name in (
-        (encoder.encode_query("red dress"), words, "text"),
-        (encoder.encode_query("", plain(RED)), picture, "image"),
+        (query_vectors(encoder, "red dress"), words, "text"),
+        (query_vectors(encoder, "", plain(RED)), picture, "image"),
     ):
         assert query.keys() == {name, "fused"}
         for space in query:
             np.testing.assert_allclose(query[space], getattr(product, space), atol=1e-5)
-    assert encoder.encode_query(" ") == {}
+    assert query_vectors(encoder, " ") == {}
 
 
 def test_queries_that_are_encoded_together_are_as_each_alone(encoder: ProductEncoder) -> None:
@@ -152,7 +153,7 @@ def test_queries_that_are_encoded_together_are_as_each_alone(encoder: ProductEnc
         ProductQuery("something to make a cup of tea with"),
     ]
     for query, vectors in zip(queries, encoder.encode_queries(queries), strict=True):
-        alone = encoder.encode_query(*query)
+        alone = query_vectors(encoder, *query)
         assert vectors.keys() == alone.keys()
         for space, vector in vectors.items():
             np.testing.assert_allclose(vector, alone[space], atol=1e-5)
@@ -160,12 +161,12 @@ def test_queries_that_are_encoded_together_are_as_each_alone(encoder: ProductEnc
 
 
 def test_a_fused_query_of_both_ranks_by_the_weighted_sum_of_the_two_cosines(encoder: ProductEncoder) -> None:
-    words, picture = encoder.encode_query("red dress")["fused"], encoder.encode_query("", plain(BLUE))["fused"]
-    both = encoder.encode_query("red dress", plain(BLUE), 3.0, 0.5)
+    words, picture = query_vectors(encoder, "red dress")["fused"], query_vectors(encoder, "", plain(BLUE))["fused"]
+    both = query_vectors(encoder, "red dress", plain(BLUE), 3.0, 0.5)
     assert both.keys() == {"text", "image", "fused"}
     mixed = 3.0 * words + 0.5 * picture
     np.testing.assert_allclose(both["fused"], mixed / np.linalg.norm(mixed), atol=1e-5)
-    alone = encoder.encode_query("red dress", plain(BLUE), 1.0, 0.0)
+    alone = query_vectors(encoder, "red dress", plain(BLUE), 1.0, 0.0)
     assert alone.keys() == {"text", "fused"}, "what has weight 0 is not asked for"
     np.testing.assert_allclose(alone["fused"], words, atol=1e-5)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_encoders import query_vectors
 
 from encoders.cross_modal import CrossModalEncoder, CrossModalShape
 from encoders.fusion import Score
@@ -70,7 +71,7 @@ def test_a_version_serves_products_singly_as_together_and_queries_of_one_side(ki
         assert together.fused.shape == (encoder.widths["fused"],)
         assert together.fused == pytest.approx(alone, abs=1e-5)
     assert whole[3].fused is None
-    words, seen = encoder.encode_query("Blue lamp"), encoder.encode_query("", picture(3))
+    words, seen = query_vectors(encoder, "Blue lamp"), query_vectors(encoder, "", picture(3))
     assert words["fused"] == pytest.approx(encoder.encode([ProductContent("Blue lamp")])[0].fused, abs=1e-5)
     assert seen["fused"] == pytest.approx(whole[2].fused, abs=1e-5)
     assert encoder.token_fusion is not None

@@ -123,13 +123,20 @@ def test_each_name_has_a_space_of_its_own(store: Store) -> None:
     assert ids(store.nearest("text", array([0, 1]), 3)) == ["two", "one"]
 
 
-def test_excluded_and_sold_out_products_are_not_returned(store: Store) -> None:
+def test_sold_out_products_are_not_returned(store: Store) -> None:
     four_corners(store)
     store.put_offers([offer("east", 2, "sold_out")])
     query = array([1.0, 0.0])
     assert ids(store.nearest("fused", query, 4)) == ["north-east", "north", "west"]
-    assert ids(store.nearest("fused", query, 4, exclude=["north-east", "no such"])) == ["north", "west"]
     assert ids(store.nearest("fused", query, 1, listable_only=False)) == ["east"]
+
+
+def test_hits_without_payloads_are_the_same_products_with_the_same_scores(store: Store) -> None:
+    four_corners(store)
+    for query in (array([1.0, 0.2]), array([0.2, 1.0]), array([1.0, 0.2])):
+        whole, bare = store.nearest("fused", query, 3), store.nearest("fused", query, 3, with_payload=False)
+        assert [(hit.product_id, hit.score) for hit in bare] == [(hit.product_id, hit.score) for hit in whole]
+        assert [hit.payload for hit in bare] == [{}, {}, {}]
 
 
 def test_a_search_can_keep_to_a_brand_or_a_category(store: Store) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_encoders import query_vectors
 
 from encoders.attributes import encode_facts, product_facts
 from encoders.fusion import rows_or_zeros
@@ -174,9 +175,9 @@ def test_a_product_encoder_of_a_taught_version_finds_pictures_by_words() -> None
         found = [getattr(product, served) for product in whole]
         assert [vector is not None for vector in found] == expected.any(axis=1).tolist()
         np.testing.assert_allclose(rows_or_zeros(found, N - 1), expected, atol=1e-4)
-    asked = encoder.encode_query("Blue bag", picture)
+    asked = query_vectors(encoder, "Blue bag", picture)
     np.testing.assert_allclose(asked["image"], whole[1].image, atol=1e-4)
-    blue = plain.encode_query("Blue bag")["text"][None]
+    blue = query_vectors(plain, "Blue bag")["text"][None]
     np.testing.assert_allclose(
         asked["text"], made.alone.text(np.hstack([blue, blue, made.details[None]]))[0], atol=1e-4
     )

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.product import EncodedProduct, ProductContent
+from encoders.image import Pixels
+from encoders.product import EncodedProduct, ProductContent, ProductEncoder, ProductQuery
 from encoders.weights import fingerprint_of, widths_of
 from store.encoders import EncoderRow
 from streams.events import EncoderVersion
@@ -57,3 +58,10 @@ class TinyEncoder:
             for product in batch
         ]
         return [EncodedProduct(None, vector["text"], vector["fused"]) for vector in vectors]
+
+
+def query_vectors(
+    encoder: ProductEncoder, words: str = "", picture: Pixels | None = None, *weights: float
+) -> dict[str, NDArray[np.float32]]:
+    """Of one query; weights: that of its words and that of its picture."""
+    return encoder.encode_queries([ProductQuery(words, picture, *weights)])[0]

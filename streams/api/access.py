@@ -5,6 +5,7 @@ import ipaddress
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 from typing import Annotated, Any
 
 from fastapi import Depends, HTTPException, Security
@@ -200,6 +201,7 @@ def host_of(header: str) -> str:
     return header.partition(":")[0]
 
 
+@lru_cache(maxsize=64)
 def names_loopback(host: str) -> bool:
     """True for localhost and the addresses of this machine alone."""
     try:

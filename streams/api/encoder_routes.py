@@ -8,6 +8,7 @@ from store.encoders import EncoderRow, EncoderStore, UnknownVersion
 from store.products import ProductStore
 from store.records import StoreUnavailable
 from store.vectors import VectorStore
+from streams.api import PREFIX
 from streams.api.access import Access
 from streams.compared_versions import compare
 
@@ -16,7 +17,7 @@ SAMPLE_MAX = 2_000
 
 def encoder_routes(encoders: EncoderStore, vectors: VectorStore, products: ProductStore, access: Access) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["encoders"], dependencies=[access.needs("admin")])
+    routes = APIRouter(prefix=PREFIX, tags=["encoders"], dependencies=[access.needs("admin")])
 
     @routes.get("/encoders")
     def every_version() -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import TypeAdapter
 from starlette.requests import ClientDisconnect
 
+from streams.api import PREFIX
 from streams.api.access import Access
 from streams.api.answers import answers
 from streams.api.problems import Problem, again
@@ -32,7 +33,7 @@ PRODUCTS_SEEN = "send the request again: a product that is told twice stays as i
 
 def event_routes(door: Door, access: Access) -> APIRouter:
     """The routes; a request is published whole, or not at all because an event is wrong."""
-    routes = APIRouter(tags=["events"])
+    routes = APIRouter(prefix=PREFIX, tags=["events"])
 
     @routes.post(
         "/events/clicks",

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Body, HTTPException
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from store.letters import Place, Settled
+from streams.api import PREFIX
 from streams.api.access import Access
 from streams.api.answers import answers
 from streams.dead_letters import DeadLetter
@@ -75,7 +76,7 @@ class Replay(Which):
 
 def letter_routes(board: LetterBoard, replays: Replays, access: Access) -> APIRouter:
     """The routes."""
-    routes = APIRouter(prefix="/dead-letters", tags=["operation"], dependencies=[access.needs("admin")])
+    routes = APIRouter(prefix=f"{PREFIX}/dead-letters", tags=["operation"], dependencies=[access.needs("admin")])
 
     @routes.get("", summary="The open dead letters", responses=answers(OPEN))
     def open_letters() -> dict[str, Any]:

@@ -1,14 +1,17 @@
 """Lists for a person: what is recommended to her, now and as it changes; what she looked at, and may need again."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Body, Header, HTTPException, Query, Security
 from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials
-from starlette.responses import StreamingResponse
 
+from streams.api import PREFIX
 from streams.api.access import Access, bearer
-from streams.api.answers import ITEM, answers
+from streams.api.answers import ITEM, Answer, answers, packed
 from streams.api.ids import UserId
 from streams.api.list_events import ListEvents
 from streams.api.views import Views
@@ -31,19 +34,26 @@ STREAMED = 'id: 17.1772366400000\nevent: list\ndata: {"list_id": "5f0c", "user_i
 
 def list_routes(lists: LiveLists, feed: ListFeed, views: Views, access: Access) -> APIRouter:
     """The routes. An id may hold slashes: routes that take the rest of a path as an id must come behind these."""
-    routes = APIRouter(tags=["lists"], dependencies=[access.needs("read")])
+    routes = APIRouter(prefix=PREFIX, tags=["lists"], dependencies=[access.needs("read")])
+    places = CapacityLimiter(lists.at_once)
+
+    async def made(make: Callable[[], Answer]) -> Response:
+        return await to_thread.run_sync(lambda: packed(make()), limiter=places)
 
     @routes.get(
-        "/users/{user_id:path}/recommendations", summary="Recommended to a user", responses=answers(MADE_FOR_USER)
+        "/users/{user_id:path}/recommendations",
+        summary="Recommended to a user",
+        response_model=Answer,
+        responses=answers(MADE_FOR_USER),
     )
-    def recommendations(user_id: UserId, query: Annotated[ListQuery, Query()]) -> dict[str, Any]:
+    async def recommendations(user_id: UserId, query: Annotated[ListQuery, Query()]) -> Response:
         """The list for this moment, full wherever so many products pass the filters. The segment counts while nothing
         is known of her; `scenario` comes back as it was told."""
         views.need("lists")
-        return lists.of_user(user_id, query)
+        return await made(lambda: lists.of_user(user_id, query))
 
-    @routes.post("/recommendations", summary="Recommended to a visitor", responses=answers(MADE))
-    def recommended_to_a_visitor(
+    @routes.post("/recommendations", summary="Recommended to a visitor", response_model=Answer, responses=answers(MADE))
+    async def recommended_to_a_visitor(
         query: Annotated[
             VisitorQuery,
             Body(
@@ -59,10 +69,10 @@ def list_routes(lists: LiveLists, feed: ListFeed, views: Views, access: Access) 
                 }
             ),
         ],
-    ) -> dict[str, Any]:
+    ) -> Response:
         """The same for somebody without an id, after what she looked at last, newest first. Nothing is stored."""
         views.need("lists")
-        return lists.of_visitor(query)
+        return await made(lambda: lists.of_visitor(query))
 
     @routes.get(
         "/users/{user_id:path}/recommendations/stream",

@@ -166,10 +166,5 @@ def metric_routes(metrics: Metrics, access: Access) -> APIRouter:
 
 def route_of(scope: Scope) -> str:
     """The template of the route that took the request, as the OpenAPI document has it."""
-    route, path = scope.get("route"), scope["path"]
-    if not isinstance(route, Route):
-        return UNMATCHED
-    # A route that was included knows its path without the prefix: what stands before its part is that.
-    starts = (place for place, letter in enumerate(path) if letter == "/")
-    prefix = next((path[:place] for place in starts if route.path_regex.match(path[place:])), "")
-    return f"{prefix}{route.path_format}"
+    route = scope.get("route")
+    return route.path_format if isinstance(route, Route) else UNMATCHED

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from store.records import StoreUnavailable
+from streams.api import PREFIX
 from streams.api.access import Access
 from streams.api.answers import answers
 from streams.api.views import Views
@@ -59,7 +60,7 @@ def status_routes(
     board: StatusBoard, counts: Counts, backlogs: Callable[[], Mapping[str, Backlog]], access: Access
 ) -> APIRouter:
     """What an operator asks."""
-    routes = APIRouter(tags=["operation"])
+    routes = APIRouter(prefix=PREFIX, tags=["operation"])
 
     @routes.get("/status", dependencies=[access.needs("admin")])
     def status() -> dict[str, Any]:

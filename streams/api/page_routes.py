@@ -10,6 +10,7 @@ from fastapi.responses import RedirectResponse, Response
 from PIL import Image, UnidentifiedImageError
 
 from store.vectors import UnknownProduct
+from streams.api import PREFIX
 from streams.api.access import Access
 from streams.api.ids import ProductId
 from streams.api.problems import no_product
@@ -59,7 +60,7 @@ def page_routes() -> APIRouter:
 
 def picture_routes(lists: ShelfLists, settings: Settings, views: Views, access: Access) -> APIRouter:
     """A product's picture."""
-    routes = APIRouter(tags=["products"], dependencies=[access.needs("read")])
+    routes = APIRouter(prefix=PREFIX, tags=["products"], dependencies=[access.needs("read")])
     root = settings.pictures_root.resolve() if settings.pictures_root else None
 
     @routes.get(

@@ -6,6 +6,7 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from streams.api import PREFIX
 from streams.api.access import Access
 from streams.api.answers import answers
 from streams.api.ids import UserId
@@ -34,7 +35,7 @@ class Visitor(BaseModel):
 
 def person_routes(door: Door, access: Access) -> APIRouter:
     """The routes. An id may hold slashes."""
-    routes = APIRouter(tags=["users"])
+    routes = APIRouter(prefix=PREFIX, tags=["users"])
 
     @routes.delete(
         "/users/{user_id:path}",

@@ -8,6 +8,7 @@ from fastapi import APIRouter, HTTPException, Query
 from store.products import ProductStore
 from store.records import StoreUnavailable
 from store.vectors import UnknownProduct, VectorStore
+from streams.api import PREFIX
 from streams.api.access import Access
 from streams.api.answers import ITEM, OFFER, answers
 from streams.api.ids import ProductId
@@ -38,7 +39,7 @@ def product_routes(
     access: Access,
 ) -> APIRouter:
     """The routes. An id may hold slashes, so those with something behind the id come first."""
-    routes = APIRouter(tags=["products"])
+    routes = APIRouter(prefix=PREFIX, tags=["products"])
 
     @routes.get(
         "/products/{product_id:path}/similar",

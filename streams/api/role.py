@@ -109,20 +109,23 @@ class Api:
         replays, self.letters = Replays(settings, products, users), LetterBoard(settings)
         self.metrics = Metrics(BoardCollector(board, backlogs, self.letters, replays.letters))
         access, counts = self._access, {"products": products.counts, "users": users.counts, "vectors": vectors.count}
-        asked = APIRouter(prefix="/v1")
-        asked.include_router(search_routes(self.metrics.timed(search), self.views, access))
-        asked.include_router(encoder_routes(EncoderStore(products.engine), vectors, products, access))
-        asked.include_router(status_routes(board, counts, backlogs, access))
-        asked.include_router(letter_routes(self.letters, replays, access))
-        asked.include_router(event_routes(door, access))
-        asked.include_router(person_routes(door, access))
-        asked.include_router(list_routes(lists, feed, self.views, access))
-        asked.include_router(shelf_routes(shelf_lists, self.views, access))
-        asked.include_router(user_routes(users, look_alikes, self.views, access))
-        asked.include_router(picture_routes(shelf_lists, settings, self.views, access))
-        asked.include_router(product_routes(products, vectors, shelf_lists, listed_twice, self.views, access))
-        probes = probe_routes(board, counts, self.views)
-        self.app = self._make_app(probes, metric_routes(self.metrics, access), page_routes(), asked)
+        # In this order: an id may hold slashes, so a route that takes the rest of a path comes behind the others.
+        self.app = self._make_app(
+            list_routes(lists, feed, self.views, access),
+            search_routes(self.metrics.timed(search), self.views, access),
+            shelf_routes(shelf_lists, self.views, access),
+            event_routes(door, access),
+            person_routes(door, access),
+            user_routes(users, look_alikes, self.views, access),
+            picture_routes(shelf_lists, settings, self.views, access),
+            product_routes(products, vectors, shelf_lists, listed_twice, self.views, access),
+            encoder_routes(EncoderStore(products.engine), vectors, products, access),
+            status_routes(board, counts, backlogs, access),
+            letter_routes(self.letters, replays, access),
+            probe_routes(board, counts, self.views),
+            metric_routes(self.metrics, access),
+            page_routes(),
+        )
         config = uvicorn.Config(
             self.app,
             log_config=None,
@@ -175,13 +178,17 @@ class Api:
             "lag": 0,
             "oldest_unprocessed_s": 0.0,
             "dead_letters": 0,
-            "details": {"replica_malformed": self.views.replicas.malformed, "streams": self._feed.open_streams},
+            "details": {
+                "replica_malformed": self.views.replicas.malformed,
+                "streams": self._feed.open_streams,
+                "lists_unread": self._feed.lost,
+            },
         }
 
     def _make_app(self, *routers: APIRouter) -> FastAPI:
         app = FastAPI(title="Freshet", summary="Streaming product recommendations.", docs_url=None, redoc_url=None)
         for router in routers:
-            app.include_router(router)
+            app.router.routes += router.routes  # as they are: a router in a router looks for the route once more
         handle_errors(app)
         describe(app)
         app.add_middleware(

@@ -1,12 +1,14 @@
 """Search by words in the address, or with a JSON body, by a picture as well."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Body, Query
+from fastapi.responses import Response
 
+from streams.api import PREFIX
 from streams.api.access import Access
-from streams.api.answers import answers
+from streams.api.answers import Answer, answers, packed
 from streams.api.views import Views
 from streams.search import Search
 from streams.search_query import SearchQuery, WordsQuery
@@ -50,28 +52,28 @@ def search_routes(search: Search, views: Views, access: Access) -> APIRouter:
     """The routes. While the shelf is still being read, products are found by vectors alone."""
     places = CapacityLimiter(AT_ONCE)
     routes = APIRouter(
-        prefix="/search",
+        prefix=f"{PREFIX}/search",
         tags=["search"],
         dependencies=[access.needs("read")],
         responses=answers(FOUND),
     )
 
-    @routes.get("", summary="Products by words")
-    async def search_by_words(query: Annotated[WordsQuery, Query()]) -> dict[str, Any]:
+    @routes.get("", summary="Products by words", response_model=Answer)
+    async def search_by_words(query: Annotated[WordsQuery, Query()]) -> Response:
         """The products that `q` describes or names, best first, with their offers. A score is 1 for what stands first
         by every order in `ranks`. `corrected` has the words that were misspelled, `degraded` says why a half of the
         search did not answer, and `facets` counts `total` listings: those with as many of the words as the best one
         has, and the 100 nearest by vectors."""
         return await found(query)
 
-    @routes.post("", summary="Products by words, by a picture, or by both")
+    @routes.post("", summary="Products by words, by a picture, or by both", response_model=Answer)
     async def search_by_words_and_picture(
         query: Annotated[SearchQuery, Body(openapi_examples={"both": BOTH, "filtered": FILTERED})],
-    ) -> dict[str, Any]:
+    ) -> Response:
         """The same by words, by a picture, or by both with weights: `picture` is a file's bytes in base64."""
         return await found(query)
 
-    async def found(query: WordsQuery) -> dict[str, Any]:
-        return await to_thread.run_sync(lambda: search.find(query, views.lack()), limiter=places)
+    async def found(query: WordsQuery) -> Response:
+        return await to_thread.run_sync(lambda: packed(search.find(query, views.lack())), limiter=places)
 
     return routes

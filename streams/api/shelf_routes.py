@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Path, Query
 
+from streams.api import PREFIX
 from streams.api.access import Access
 from streams.api.answers import ITEM, answers
 from streams.api.views import Views
@@ -16,7 +17,7 @@ RELATED = {"brand": "Oakstead", "score": 0.98, "cosine": 0.41, "share": 0.06, "p
 
 def shelf_routes(lists: ShelfLists, views: Views, access: Access) -> APIRouter:
     """The routes."""
-    routes = APIRouter(tags=["lists"], dependencies=[access.needs("read")])
+    routes = APIRouter(prefix=PREFIX, tags=["lists"], dependencies=[access.needs("read")])
 
     @routes.get(
         "/trending",

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Query
 
 from store.users import UserStore
+from streams.api import PREFIX
 from streams.api.access import Access
 from streams.api.ids import UserId
 from streams.api.problems import no_user
@@ -23,7 +24,7 @@ def user_routes(
     access: Access,
 ) -> APIRouter:
     """The routes. An id may hold slashes, so those with something behind the id come first."""
-    routes = APIRouter(tags=["users"])
+    routes = APIRouter(prefix=PREFIX, tags=["users"])
 
     @routes.get("/users/{user_id:path}/look-alikes", dependencies=[access.needs("admin")])
     def users_like_her(user_id: UserId, limit: Limit = 20) -> dict[str, Any]:

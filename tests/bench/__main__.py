@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from brokers import KafkaMissing, LocalKafka
 
 from streams.evaluation.report import row, table
-from tests.bench import clicks, encoders, lists, products, retraction, search
+from tests.bench import clicks, encoders, lists, products, retraction, serving, word_index
 from tests.bench.report import FIGURE_COLUMNS, Figure, Progress, where
 from tests.bench.stage import FULL, QUICK
 
@@ -28,7 +28,8 @@ BENCHES = {
     "sold_out": products.sold_out,
     "retraction": retraction.retraction,
     "restart": clicks.restart,
-    "search": search.search,
+    "serving": serving.serving,
+    "word_index": word_index.word_index,
 }
 
 

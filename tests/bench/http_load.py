@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import orjson
@@ -24,7 +24,7 @@ def post(path: str, body: object) -> bytes:
 
 async def latencies_s(
     port: int,
-    requests: Sequence[bytes],
+    requests: Iterable[bytes],
     *,
     connections: int = CONNECTIONS,
     check: Callable[[bytes], None] | None = None,

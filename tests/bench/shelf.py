@@ -1,7 +1,8 @@
 """A synthetic shelf: records as catalog, encode and learner would publish them, so that nothing need be encoded."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,30 @@ async def publish_shelf(on: Stage, products: int, tell: Tell, *, factors: bool) 
     return product_ids
 
 
+async def publish_wordy_shelf(on: Stage, products: int, tell: Tell) -> list[str]:
+    """The same with words to find them by, vectors of every kind and factors."""
+    chance = np.random.default_rng(0)
+    widths = widths_of(on.settings.image_encoder, on.settings.text_encoder)
+    catalog = words_only(products, "product")
+    while some := list(islice(catalog, CHUNK)):
+        tell(f"{some[0]['product_id']} of {products:,} is on the shelf")
+        records = [_offer(on.names, product["product_id"], product) for product in some]
+        for product in some:
+            vectors = {name: chance.standard_normal(width, dtype=np.float32) for name, width in widths.items()}
+            records.append(_vectors(on.names, product["product_id"], **vectors))
+        await on.publisher.publish(records)
+    product_ids = ids_of(products)
+    await on.publisher.publish(_factors(on.names, product_ids, chance))
+    return product_ids
+
+
+def four_words(number: int) -> str:
+    """Three words of such products, one in three misspelled, and one that no product has."""
+    colour, kind = COLOURS[number % 10], KINDS[number // 10 % 10].split()[-1]
+    material = MATERIALS[number // 100 % 10]
+    return f"{colour} {material[1::-1] + material[2:] if number % 3 else material} {kind} q{number}x"
+
+
 def ids_of(products: int) -> list[str]:
     """The ids of so many products."""
     return [f"product-{number}" for number in range(products)]
@@ -54,7 +79,7 @@ def shelf_records(
         vectors = chance.standard_normal((len(chunk), width), dtype=np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         yield [_offer(names, product_id) for product_id in chunk]
-        yield [_vectors(names, *pair) for pair in zip(chunk, vectors, strict=True)]
+        yield [_vectors(names, product_id, fused=fused) for product_id, fused in zip(chunk, vectors, strict=True)]
     records = _factors(names, product_ids, chance) if factors else []
     for begin in range(0, len(records), CHUNK):
         yield records[begin : begin + CHUNK]
@@ -82,36 +107,29 @@ def encode_request(upsert: dict[str, Any]) -> dict[str, Any]:
     return EncodeRequest(content_revision=1, **content, **more).model_dump(mode="json")
 
 
-def _offer(names: TopicNames, product_id: str) -> Outgoing:
-    now = time.time()
+def _offer(names: TopicNames, product_id: str, upsert: Mapping[str, Any] | None = None) -> Outgoing:
+    now, told = time.time(), upsert or {}
     offer = Offer(
         product_id=product_id,
         revision=1,
         state="listable",
-        title=f"Product {product_id}",
+        title=told.get("title", f"Product {product_id}"),
         brand=None,
-        category=[],
-        price=None,
+        category=told.get("category", []),
+        price=told.get("price"),
         availability="in_stock",
         image_links=[],
-        attributes={},
+        attributes=told.get("attributes", {}),
         changed_at=now,
         created_at=now,
     )
     return Outgoing(names.product_index, product_id.encode(), offer.model_dump_json().encode())
 
 
-def _vectors(names: TopicNames, product_id: str, fused: Any) -> Outgoing:
-    vectors = ProductVectors(
-        product_id=product_id,
-        content_revision=1,
-        encoder=names.product_vectors.rpartition("-")[2],
-        image=None,
-        text=None,
-        fused=pack_vector(fused),
-        missing=[],
-    )
-    return Outgoing(names.product_vectors, product_id.encode(), vectors.model_dump_json().encode())
+def _vectors(names: TopicNames, product_id: str, **vectors: Any) -> Outgoing:
+    packed = {name: pack_vector(vectors[name]) if name in vectors else None for name in ("image", "text", "fused")}
+    told = ProductVectors(product_id=product_id, content_revision=1, encoder=names.fingerprint, missing=[], **packed)
+    return Outgoing(names.product_vectors, product_id.encode(), told.model_dump_json().encode())
 
 
 def _neighbours(product_ids: Sequence[str], chance: np.random.Generator) -> list[NeighbourIds]:
