@@ -75,6 +75,13 @@ def new_reranker(seed: int = 0) -> tuple[Reranker, Moments]:
     return reranker, Moments(zeros, zeros.copy(), np.zeros(1, np.int64), np.zeros(1), square)
 
 
+def before_learning(r: Reranker) -> Reranker:
+    """One whose score is y, by the same means and spreads of the features."""
+    linear = np.zeros_like(r.linear)
+    linear[:, -1] = 1.0
+    return r._replace(linear=linear, outward=np.zeros_like(r.outward))
+
+
 @compiled
 def bucket_of(known_clicks: int) -> int:
     """Which of the BUCKETS a history of so many known clicks is in."""

@@ -37,6 +37,7 @@ from store.database import (
     write_of_next_revision,
     write_rows,
 )
+from store.experiments import UserCounts, add_counts, addition_of_counts, forget_counts
 from store.history import History
 from store.records import Offsets, StaleRows, UserRow
 
@@ -87,8 +88,9 @@ class UserStore:
     """Rows of users; every write is conditional on the revision that was read."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self.engine = engine
         self._write_sql = write_of_next_revision(engine, users)
+        self._count_sql = addition_of_counts(engine)
         with reading(engine) as connection:
             salt = connection.execute(select(facts.c.value).where(facts.c.name == "forgotten-salt")).scalar_one()
         self._salt = bytes.fromhex(salt)
@@ -96,7 +98,7 @@ class UserStore:
     def read(self, user_ids: Iterable[str]) -> dict[str, UserRow]:
         """The rows of those users that exist, by id."""
         found: dict[str, UserRow] = {}
-        with reading(self._engine) as connection:
+        with reading(self.engine) as connection:
             for chunk in in_chunks(user_ids):
                 for row in connection.execute(rows_by_key(users), {"keys": chunk}):
                     found[row[0]] = _unpack(row)
@@ -104,15 +106,18 @@ class UserStore:
 
     def marks(self, user_ids: Collection[str]) -> dict[str, Mark]:
         """The marks of those who were forgotten and have no row since: where their next row begins."""
-        with reading(self._engine) as connection:
+        with reading(self.engine) as connection:
             return self._marks(connection, user_ids)
 
     def forgotten_offsets(self, user_ids: Collection[str]) -> dict[str, Offsets]:
         """The offsets alone of marks."""
         return {user_id: mark.offsets for user_id, mark in self.marks(user_ids).items()}
 
-    def write(self, rows: Sequence[UserRow], forgotten: Sequence[Forgotten] = ()) -> None:
-        """First those users are forgotten, then all rows are durable, each in place of its row one revision earlier.
+    def write(
+        self, rows: Sequence[UserRow], forgotten: Sequence[Forgotten] = (), counted: Sequence[UserCounts] = ()
+    ) -> None:
+        """First those users are forgotten, then all rows are durable, each in place of its row one revision earlier,
+        and what users of these rows did in an experiment is added to their counts.
 
         A user without a row begins at revision 1, or one above the mark and beyond its offsets. One who is forgotten
         leaves nothing but a mark. To forget somebody again changes nothing more.
@@ -120,7 +125,7 @@ class UserStore:
         Raises StaleRows, with nothing written, if a row has another revision by now, or holds an event at or after
         a wish to be forgotten, or a new row is older than the mark.
         """
-        with transaction(self._engine) as connection:
+        with transaction(self.engine) as connection:
             _lock_missing(connection, exclusive=bool(forgotten))
             for wish in sorted(forgotten, key=lambda wish: wish.user_id):
                 self._forget(connection, wish)
@@ -128,16 +133,17 @@ class UserStore:
             self._admit_returning(connection, [row for row in rows if row.user_id not in stored], stored)
             require_previous(stored, [(row.user_id, row.revision) for row in rows], "users")
             write_rows(connection, self._write_sql, [_pack(row) for row in rows], "users")
+            add_counts(connection, self._count_sql, counted)
 
     def purge_forgotten(self, before: float) -> int:
         """Remove marks older than before (s since 1970: longer ago than user-clicks is kept); returns how many."""
-        with transaction(self._engine) as connection:
+        with transaction(self.engine) as connection:
             old = forgotten_users.c.forgotten_at < before
             return connection.execute(delete(forgotten_users).where(old)).rowcount
 
     def counts(self) -> dict[str, int]:
         """users, forgotten (marks)."""
-        with reading(self._engine) as connection:
+        with reading(self.engine) as connection:
             return {
                 "users": connection.execute(select(func.count()).select_from(users)).scalar_one(),
                 "forgotten": connection.execute(select(func.count()).select_from(forgotten_users)).scalar_one(),
@@ -182,6 +188,7 @@ class UserStore:
         if row is not None and applied >= wish.offset:
             raise StaleRows(f"{wish.user_id} has applied offset {applied} of {wish.source}, to forget is {wish.offset}")
         connection.execute(delete(users).where(users.c.user_id == wish.user_id))
+        forget_counts(connection, wish.user_id)
         left = {
             "revision": mark.revision,
             "offsets": orjson.dumps(mark.offsets | {wish.source: max(applied, wish.offset)}).decode(),

@@ -24,6 +24,7 @@ from streams.events import (
     UserEvent,
     WorkerStatus,
 )
+from streams.experiments import PublishedExperiment
 from streams.model_events import ItemFactors, ItemNeighbours, ModelRecord
 from streams.settings import Settings
 from streams.topics import Topic, TopicNames, topic_names, topics_of
@@ -174,6 +175,14 @@ CHANNELS: dict[str, Channel] = {
         "A version of the encoders: whether it is filled, and whether it serves.",
         "catalog",
         ("encode", "index", "clicks", "learner", "api"),
+    ),
+    "experiments": Channel(
+        PublishedExperiment,
+        {"type": "string", "const": "document"},
+        "The experiment that runs: `freshet experiments start`.",
+        "command line",
+        ("clicks", "api"),
+        null="None runs any more.",
     ),
 }
 

@@ -45,6 +45,7 @@ class Audience:
         self.owes_record: Mask = np.zeros(0, np.bool_)  # her list holds what was withdrawn, and she was not told
         self.owes_list: Mask = np.zeros(0, np.bool_)  # she was told, and has no whole list since
         self._epoch = 0  # of the weights that the embeddings are of
+        self.list_ids: list[str] = []  # of lists that an experiment made; "" for others
         self._items: list[bytes] = []  # lz4: a list of 20 is 2.8 kB, and compressed .6
         self._free: list[int] = []
 
@@ -73,7 +74,7 @@ class Audience:
         self.owes_list[slots] = [bool(one.withdrawn) for one, _ in kept]
         with self._shelf.lock:
             for slot, (one, _) in zip(slots, kept, strict=True):
-                self._note_items(slot, one.items, one.product_ids)
+                self._note_items(slot, one)
                 clicked = [self._shelf.rows.get(product_id, ABSENT) for product_id in one.clicked]
                 self.clicked[slot] = clicked + [ABSENT] * (PROFILE_CLICKS - len(clicked))
         for slot, (one, _) in zip(slots, kept, strict=True):
@@ -88,14 +89,14 @@ class Audience:
                 if (slot := self.slots.get(one.user_id)) is not None:
                     self.made_at[slot] = one.made_at
                     self.owes_list[slot] = True
-                    self._note_items(slot, one.items, one.product_ids)
+                    self._note_items(slot, one)
 
     def drop(self, user_ids: Collection[str]) -> None:
         """Nothing of these users is left here."""
         for user_id in user_ids:
             slot = self.slots.pop(user_id, None)
             if slot is not None:
-                self.user_ids[slot], self._items[slot] = None, b""
+                self.user_ids[slot], self._items[slot], self.list_ids[slot] = None, b"", ""
                 self.active_at[slot] = self.pushed_at[slot] = 0.0
                 self.products[slot] = self.clicked[slot] = ABSENT
                 self.embeddings[slot] = 0.0
@@ -146,14 +147,15 @@ class Audience:
 
     # --- slots ---------------------------------------------------------------------------------------------------
 
-    def _note_items(self, slot: int, items: bytes, product_ids: Sequence[str]) -> None:
+    def _note_items(self, slot: int, made: MadeList) -> None:
         shelf = self._shelf
-        rows = [shelf.rows.get(product_id, ABSENT) for product_id in product_ids]
+        rows = [shelf.rows.get(product_id, ABSENT) for product_id in made.product_ids]
         self.owes_record[slot] = any(row == ABSENT or not shelf.listable[row] for row in rows)
         width = self.products.shape[1]
         self.products[slot, : len(rows)] = rows[:width]
         self.products[slot, len(rows) :] = ABSENT
-        self._items[slot] = bytes(cramjam.lz4.compress_block(items))
+        self._items[slot] = bytes(cramjam.lz4.compress_block(made.items))
+        self.list_ids[slot] = made.list_id if made.experiment is not None else ""
 
     def _note_embedding(self, slot: int, embedding: Floats | None) -> None:
         self.has_embedding[slot] = embedding is not None
@@ -191,4 +193,5 @@ class Audience:
             setattr(self, name, longer(getattr(self, name), count, ABSENT))
         self.user_ids += [None] * (count - before)
         self._items += [b""] * (count - before)
+        self.list_ids += [""] * (count - before)
         self._free += range(count - 1, before - 1, -1)

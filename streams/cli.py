@@ -15,6 +15,7 @@ from streams import (
     cli_compress,
     cli_encoders,
     cli_evaluate,
+    cli_experiments,
     cli_explain,
     cli_keys,
     cli_letters,
@@ -51,6 +52,7 @@ app.add_typer(cli_compress.app)
 app.add_typer(cli_tune.app)
 app.add_typer(cli_explain.app)
 app.add_typer(cli_letters.dead_letters_app, name="dead-letters", rich_help_panel="Ask")
+app.add_typer(cli_experiments.experiments_app, name="experiments", rich_help_panel="Measure")
 app.add_typer(cli_keys.keys_app, name="keys", rich_help_panel="Run")
 
 LogLevel = Annotated[str, typer.Option("--log-level", help="DEBUG, INFO, WARNING or ERROR.")]

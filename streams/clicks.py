@@ -21,10 +21,12 @@ from store.users import Forgotten, UserStore
 from streams.broker import Broker, Outgoing
 from streams.compiling import compile_ranking
 from streams.events import UserClick, UserEvent, UserIdentified
+from streams.experiment_counts import ExperimentCounts
+from streams.experiment_ranking import ExperimentRanker, Listed
+from streams.experiments import RunningExperiment
 from streams.latencies import Latencies
 from streams.lists import MadeList, made_list
 from streams.parsing import parse_click, parse_key
-from streams.ranking import Ranked, lists_ranker
 from streams.replicas import Replica
 from streams.role import Assignment, Delivery, Message, Outcome, Role
 from streams.served_vectors import ServedVectors
@@ -75,8 +77,10 @@ class ClicksRole(Role[UserEvent | None]):
         users: UserStore,
         shelf: Shelf,
         replica: Replica | ServedVectors,
+        experiment: RunningExperiment | None = None,
         tracing: Tracing = NO_TRACING,
     ) -> None:
+        """experiment: filled by the replica; None: there never is one."""
         self.topics = (names.user_clicks,)
         self._settings = settings
         self._names = names
@@ -84,9 +88,9 @@ class ClicksRole(Role[UserEvent | None]):
         self._shelf = shelf
         self._replica = replica
         self._tracing = tracing
-        self._ranker = lists_ranker(shelf, settings, explores=True)
+        self._ranker = ExperimentRanker(shelf, settings, experiment, explores=True)
         self._unasked = UnaskedLists(settings, names, users, shelf, self._ranker, broker)
-        self._ranker.like_minded = self._unasked.like_minded.count
+        self._ranker.tell_of_others(self._unasked.like_minded.count)
         self._counts = {"lists": 0, "duplicates": 0, "replays": 0, "forgotten": 0, "not_learned": 0, "identified": 0}
         self._click_to_list = Latencies()
 
@@ -111,11 +115,13 @@ class ClicksRole(Role[UserEvent | None]):
         trace = self._tracing.batch(self.name, [message for message, _ in batch])
         trace.begin("read users")
         users = self._read_users({_user_id(delivery) for delivery in batch})
+        counts = ExperimentCounts(self._ranker.trial)
         for delivery in batch:
-            self._apply(users[_user_id(delivery)], delivery, now)
+            self._apply(users[_user_id(delivery)], delivery, now, counts)
         trace.begin("rank")
         ranked = self._rank([user for user in users.values() if user.answers])
         rows = [self._row(user, ranked, now) for user in users.values() if user.changed]
+        counts.note_lists(ranked, [row.user_id for row in rows])
         wishes = [user.forgotten for user in users.values() if user.forgotten]
         lists = [self._list(users[user_id], made, now) for user_id, made in ranked.items()]
         self._counts["lists"] += len(lists)
@@ -124,7 +130,7 @@ class ClicksRole(Role[UserEvent | None]):
         def commit() -> None:
             trace.begin("commit")
             self._click_to_list.add(answered, time.time())  # the lists are confirmed by now
-            self._users.write(rows, wishes)
+            self._users.write(rows, wishes, counts.all())
             self._unasked.note(lists, [wish.user_id for wish in wishes], now)
             trace.end()
 
@@ -165,7 +171,7 @@ class ClicksRole(Role[UserEvent | None]):
                 users[user_id] = _User(user_id, None, offsets, revision, History.of(()), [])
         return users
 
-    def _apply(self, user: _User, delivery: Delivery[UserEvent | None], now: float) -> None:
+    def _apply(self, user: _User, delivery: Delivery[UserEvent | None], now: float, counts: ExperimentCounts) -> None:
         message, event = delivery
         user.partition = message.partition
         source = source_key(message.topic_id, message.partition)
@@ -174,6 +180,7 @@ class ClicksRole(Role[UserEvent | None]):
         if event is None:
             if not is_replay:
                 self._forget(user, source, message.offset, now)
+                counts.forget(user.user_id)
             return
         if is_replay:
             self._counts["replays"] += 1
@@ -189,6 +196,7 @@ class ClicksRole(Role[UserEvent | None]):
             self._merge(user, event)
         else:
             self._add(user, message, event)
+            counts.note_click(event)
         self._answer(user, event, now)
 
     def _merge(self, user: _User, identified: UserIdentified) -> None:
@@ -227,13 +235,14 @@ class ClicksRole(Role[UserEvent | None]):
 
     # --- what is published ---------------------------------------------------------------------------------------
 
-    def _rank(self, users: list[_User]) -> dict[str, Ranked]:
+    def _rank(self, users: list[_User]) -> dict[str, Listed]:
         user_ids = [user.user_id for user in users]
         segments = [user.segment for user in users]
-        ranked = self._ranker.rank([user.history for user in users], segments=segments, explore_for=user_ids)
+        histories = [user.history for user in users]
+        ranked = self._ranker.rank(histories, user_ids=user_ids, segments=segments, explores=True)
         return {user.user_id: made for user, made in zip(users, ranked, strict=True)}
 
-    def _row(self, user: _User, ranked: dict[str, Ranked], now: float) -> UserRow:
+    def _row(self, user: _User, ranked: dict[str, Listed], now: float) -> UserRow:
         made = ranked.get(user.user_id)
         embedding = made.embedding if made else None
         return UserRow(
@@ -251,7 +260,7 @@ class ClicksRole(Role[UserEvent | None]):
         epoch, sequence = self._shelf.weights_version
         return f"{epoch}.{sequence}"
 
-    def _list(self, user: _User, made: Ranked, now: float) -> MadeList:
+    def _list(self, user: _User, made: Listed, now: float) -> MadeList:
         return made_list(
             made,
             user.history,

@@ -106,8 +106,10 @@ class UserClick(Contract):
     product_id: Id
     event: ClickEvent
     occurred_at: AwareDatetime
-    list_id: Id | None = None
-    position: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    list_id: Annotated[Id | None, Field(description="of the list that it came out of, as the list tells it")] = None
+    position: Annotated[
+        Annotated[int, Field(ge=0, le=100_000)] | None, Field(description="of the product in that list, from 0")
+    ] = None
     segment: Segment = None
 
 
@@ -232,6 +234,13 @@ class ListItem(Contract):
     reason: str
 
 
+class ListExperiment(Contract):
+    """Which variant made a list. The list's id tells it, too, and in a drawn list whose item stands where."""
+
+    name: str  # of the experiment
+    variant: str | None  # None: the list is drawn from both
+
+
 class RecommendationList(Contract):
     """recommendations: a user's list after the clicks that it names; without any after a push or a retraction.
 
@@ -247,6 +256,7 @@ class RecommendationList(Contract):
     event_ids: list[str]
     versions: dict[str, str]
     items: list[ListItem]
+    experiment: ListExperiment | None = None  # None: she takes part in none, or the list is from before it
     withdrawn: list[Id] = []  # products taken out of the list before; empty: the list is whole
 
 

@@ -12,7 +12,7 @@ from streams.events import Availability, ShortText
 
 NAMED = re.compile(r"attributes(?:\.(?P<dotted>.*)|\[(?P<bracketed>.*)\])", re.DOTALL)  # the second is OpenAPI's
 Amount = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
-AttributeName = Annotated[str, Field(pattern=r'^[^"]{1,100}$')]
+AttributeName = Annotated[str, Field(pattern=r'^[^"\\]{1,100}$')]  # Qdrant's paths take neither, quoted or not
 
 
 class BadQuery(ValueError):

@@ -1,8 +1,7 @@
 """A list that was made for a user, and the record on `recommendations` that publishes it."""
 
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -11,7 +10,8 @@ from numpy.typing import NDArray
 
 from store.history import History
 from streams.broker import Headers, Outgoing
-from streams.ranking import Ranked
+from streams.experiment_ranking import Listed, Mark
+from streams.list_ids import new_list_id
 
 PROFILE_CLICKS = 3  # the last clicks that content is compared with, as in the ranking
 Cause = Literal["click", "push", "retraction"]
@@ -32,11 +32,13 @@ class MadeList:
     clicked: Sequence[str] = ()  # the last products clicked, newest first
     event_ids: Sequence[str] = ()
     withdrawn: Sequence[str] = ()
+    list_id: str = field(default_factory=new_list_id)
+    experiment: Mark | None = None  # as streams.events.ListExperiment
 
     def message(self, topic: str, weights_version: str, headers: Headers = ()) -> Outgoing:
         """The record, under the user's key."""
         value = {
-            "list_id": uuid.uuid4().hex,
+            "list_id": self.list_id,
             "user_id": self.user_id,
             "revision": self.revision,
             "made_at": datetime.fromtimestamp(self.made_at, UTC).isoformat(),
@@ -45,13 +47,15 @@ class MadeList:
             "versions": {"weights": weights_version},
             "items": orjson.Fragment(self.items),
         }
+        if self.experiment is not None:
+            value["experiment"] = self.experiment
         if self.withdrawn:
             value["withdrawn"] = self.withdrawn
         return Outgoing(topic, self.user_id.encode(), orjson.dumps(value), headers)
 
 
 def made_list(
-    ranked: Ranked,
+    ranked: Listed,
     history: History,
     *,
     user_id: str,
@@ -73,4 +77,6 @@ def made_list(
         ranked.embedding,
         history.product_ids[:PROFILE_CLICKS],
         event_ids,
+        list_id=ranked.list_id,
+        experiment=ranked.experiment,
     )

@@ -1,6 +1,5 @@
 """Lists for a person, made where they are asked for: from her row and the shelf as they are at this moment."""
 
-import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -14,8 +13,10 @@ from store.history import History
 from store.records import Click
 from store.users import UserStore
 from streams.events import ClickEvent, Id, Segment
+from streams.experiment_ranking import ExperimentRanker, Listed
+from streams.experiments import RunningExperiment
 from streams.filters import PageQuery
-from streams.ranking import Narrowing, Ranked, Ranker, lists_ranker
+from streams.ranking import Narrowing
 from streams.settings import Settings
 from streams.shelf import Shelf
 
@@ -69,8 +70,15 @@ class LiveLists:
     """Answers in any thread. Its methods raise what ended the shelf's reader, if something did: a list from a stale
     shelf might hold what sold out."""
 
-    def __init__(self, shelf: Shelf, users: UserStore, settings: Settings, check: Callable[[], None]) -> None:
-        """The shelf is empty yet; check raises what ended its reader."""
+    def __init__(
+        self,
+        shelf: Shelf,
+        users: UserStore,
+        settings: Settings,
+        check: Callable[[], None],
+        experiment: RunningExperiment | None = None,
+    ) -> None:
+        """The shelf is empty yet; check raises what ended its reader, which fills the experiment, too."""
         self._shelf = shelf
         self._offers = shelf.keep_offers()
         self._users = users
@@ -78,10 +86,13 @@ class LiveLists:
         self.length = settings.list_length  # of the lists on the topic
         self.at_once = 1 if settings.database_url is None else AT_ONCE  # lists that it pays to make side by side
         self._check = check
-        self._idle: list[Ranker] = []  # each is for one thread at a time
+        self._experiment = experiment or RunningExperiment()
+        self._idle: list[ExperimentRanker] = []  # each is for one thread at a time
 
     def of_user(self, user_id: str, query: ListQuery) -> dict[str, Any]:
         """A list for this moment, as on the topic `recommendations`, also for a user who is not known.
+
+        If she takes part in an experiment, it is her variant's.
 
         Each item tells the product's title and offer. Raises BadQuery, StoreUnavailable.
         """
@@ -92,7 +103,8 @@ class LiveLists:
         return self._list(history, query, now, {"user_id": user_id, "revision": row.revision if row else 0})
 
     def of_visitor(self, query: VisitorQuery) -> dict[str, Any]:
-        """The same after what she looked at, of which nothing is kept. Raises BadQuery."""
+        """The same after what she looked at, of which nothing is kept. She takes part in no experiment. Raises
+        BadQuery."""
         self._check()
         now = datetime.now(UTC)
         return self._list(query.history(now.timestamp()), query, now, {})
@@ -141,17 +153,20 @@ class LiveLists:
     # --- one list ------------------------------------------------------------------------------------------------
 
     def _list(self, history: History, query: ListQuery, now: datetime, whose: dict[str, Any]) -> dict[str, Any]:
-        made = self._rank(history, query, now.timestamp())
+        made = self._rank(history, query, now.timestamp(), whose.get("user_id"))
         epoch, sequence = self._shelf.weights_version
-        head = {"list_id": uuid.uuid4().hex, **whose, "made_at": now.isoformat()}
+        head = {"list_id": made.list_id, **whose, "made_at": now.isoformat()}
         if query.scenario is not None:
             head["scenario"] = query.scenario
+        if made.experiment is not None:
+            head["experiment"] = made.experiment
         return {**head, "versions": {"weights": f"{epoch}.{sequence}"}, "items": made.items}
 
-    def _rank(self, history: History, query: ListQuery, at: float) -> Ranked:
+    def _rank(self, history: History, query: ListQuery, at: float, user_id: str | None) -> Listed:
         shelf, offers = self._shelf, self._offers
         conditions = query.conditions(shelf.currencies)
-        ranker = self._idle.pop() if self._idle else lists_ranker(shelf, self._settings)
+        idle = self._idle.pop() if self._idle else None
+        ranker = idle or ExperimentRanker(shelf, self._settings, self._experiment)
         try:
             with shelf.lock:
                 known = [row for product_id in query.exclude if (row := shelf.rows.get(product_id)) is not None]
@@ -160,7 +175,9 @@ class LiveLists:
                     np.array(known, np.int32),
                     explain=query.explain,
                 )
-                made = ranker.rank_narrowed(history, narrowing, at=at, length=query.limit, segment=query.segment)
+                made = ranker.rank_narrowed(
+                    history, narrowing, user_id=user_id, at=at, length=query.limit, segment=query.segment
+                )
                 for item in made.items:
                     row = shelf.rows[item["product_id"]]
                     item |= {"title": shelf.titles[row], "offer": offers.told(row)}

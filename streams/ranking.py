@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from encoders.explained_ranking import explain_listed
 from encoders.exploration import Exploration
-from encoders.exploration_step import Rule
 from encoders.list_ranking import choose_listed, clicks_behind, rank_candidates
 from encoders.next_click import ABSENT, Floats, Mask, Rows
 from encoders.ranking_features import COLD_CLICKS, HISTORY, JUST_LOOKED_AT, Knowledge, new_scratch
@@ -78,6 +77,7 @@ class Ranker:
         exploration: Exploration | None = None,
         explore_s: float = 0.0,
         one_of_each: bool = False,
+        second_stage: bool = True,
     ) -> None:
         """
         length       items of a list
@@ -85,6 +85,7 @@ class Ranker:
         diversity    0 to 1, see encoders.list_ranking.choose_listed
         one_of_each  a list holds the best of a product's duplicates, and none of what she has had
         exploration  gives positions to new products, no older than explore_s; None: the order is the ranking's
+        second_stage False: the order is the one before the re-ranker has learned anything
         """
         self._shelf = shelf
         self._length = length
@@ -92,7 +93,8 @@ class Ranker:
         self._is_seen = np.isin(EVENTS, list(seen_events))  # by the code of the event
         self._exploration = exploration
         self._explore_s = explore_s
-        self._one_of_each = one_of_each
+        self.keeps_one = one_of_each
+        self._second_stage = second_stage
         self.like_minded: CountAlike | None = None  # None: reasons tell of the user's own clicks only
         self._scratch = new_scratch(0)
         self._listable = shelf.listable[:0]
@@ -156,12 +158,13 @@ class Ranker:
         allowed = shelf.listable if allowed is None else allowed
         self._make_room(allowed)
         knowledge, next_click, embeddings = self._knowledge(), *next_click_scores(shelf, histories, ages_s)
+        reranker = shelf.stage.reranker if self._second_stage else shelf.stage.unlearned
         scored = []
         for user, history in enumerate(histories):
             self._listable[unwanted[user]] = False
             age_s = float(ages_s[user][0]) if len(history) else 0.0
             segment = shelf.stage.column_of(segments[user]) if segments else EVERYBODY
-            reranker, scores, listable = shelf.stage.reranker, next_click[user], self._listable
+            scores, listable = next_click[user], self._listable
             rows, ranked = rank_candidates(
                 knowledge, reranker, scores, listable, history, age_s, segment, self._scratch
             )
@@ -192,7 +195,7 @@ class Ranker:
             seen = rows[self._is_seen[np.frombuffer(history.codes, np.uint8)]]
             out = np.concatenate((seen, rows[:JUST_LOOKED_AT], narrowing.exclude))
             out = out[out != ABSENT]
-            unwanted.append(shelf.duplicates.with_others(out) if self._one_of_each else out)
+            unwanted.append(shelf.duplicates.with_others(out) if self.keeps_one else out)
             clicked.append(rows[:HISTORY])
             times = history.times[:HISTORY]
             now = (times[0] if len(times) else 0.0) if at is None else at
@@ -260,7 +263,7 @@ class Ranker:
         if (clicked != ABSENT).any() or shelf.stage.is_learned:
             content = self._knowledge().content
             among, scores = scored.rows, scored.scores
-            if self._one_of_each:
+            if self.keeps_one:
                 best = best_of_each(shelf.duplicates.group, among, scores)
                 among, scores = among[best], scores[best]
             rows = among[choose_listed(scores, among, content, self._diversity, length)]
@@ -276,7 +279,7 @@ class Ranker:
 
     def _once(self, among: Rows, listed: Rows = NO_ROWS) -> NDArray[np.bool_]:
         """Which of these, best first, are duplicates neither of a better one nor of what is listed."""
-        if not self._one_of_each:
+        if not self.keeps_one:
             return np.ones(len(among), np.bool_)
         return kept_once(self._shelf.duplicates.group, among, listed)
 
@@ -285,9 +288,8 @@ class Ranker:
     ) -> Ranked:
         shelf = self._shelf
         knowledge = self._knowledge()
-        behind = clicks_behind(
-            knowledge, shelf.stage.reranker, served_factors(shelf), clicked, ages_s, rows, self._scratch.place
-        )
+        reranker = shelf.stage.reranker if self._second_stage else shelf.stage.unlearned
+        behind = clicks_behind(knowledge, reranker, served_factors(shelf), clicked, ages_s, rows, self._scratch.place)
         scores = dict(zip(scored.rows.tolist(), np.round(scored.scores.astype(np.float64), 6).tolist(), strict=True))
         organic = [scores[row] for row in rows.tolist() if row in scores]
         is_known, tried = bool((clicked != ABSENT).any()), set(explored.tolist())
@@ -324,22 +326,18 @@ class Ranker:
         return "content" if self._shelf.clicks[row] < COLD_CLICKS else "next-click"
 
 
-def lists_ranker(shelf: Shelf, settings: Settings, *, explores: bool = False) -> Ranker:
-    """One by the shop's settings; explores: new products get their share, which only who publishes lists may give."""
+def lists_ranker(
+    shelf: Shelf, settings: Settings, exploration: Exploration | None = None, *, second_stage: bool = True
+) -> Ranker:
+    """One by the shop's settings; exploration: by streams.explorations, which only who publishes lists may have."""
     s = settings
-    rule = Rule(
-        share=s.explore_share,
-        impressions=s.explore_impressions,
-        nearest=s.explore_nearest,
-        per_list=s.explore_per_list,
-        per_user=s.explore_per_user,
-    )
     return Ranker(
         shelf,
         length=s.list_length,
         seen_events=s.seen_events,
         diversity=s.diversity,
-        exploration=Exploration(rule) if explores and s.explore_share > 0 else None,
+        exploration=exploration,
         explore_s=s.explore_days * 86_400,
         one_of_each=s.duplicates == "one",
+        second_stage=second_stage,
     )

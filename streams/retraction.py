@@ -4,11 +4,14 @@ A product is withdrawn when it sells out, is deleted or forbidden. The record ne
 within a second; the whole list takes its place as soon as the clicks leave room.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 
 from streams.audience import Audience
+from streams.experiment_ranking import Mark
+from streams.list_ids import shortened
 from streams.lists import MadeList
 from streams.shelf import Shelf
 
@@ -16,7 +19,11 @@ from streams.shelf import Shelf
 class Retraction:
     """Finds out whose list holds what may not be listed any more."""
 
-    def __init__(self, shelf: Shelf, audience: Audience) -> None:
+    def __init__(
+        self, shelf: Shelf, audience: Audience, experiment_of: Callable[[str], Mark | None] = lambda _: None
+    ) -> None:
+        """experiment_of: what is told of a list's experiment, by its id."""
+        self._experiment_of = experiment_of
         self._shelf = shelf
         self._audience = audience
         self._position = 0  # in the shelf's notices of what was withdrawn
@@ -51,16 +58,19 @@ class Retraction:
         audience, rows, listable = self._audience, self._shelf.rows, self._shelf.listable
         items: list[dict[str, Any]] = []
         withdrawn: list[str] = []
-        for item in audience.items(slot):
+        kept: list[int] = []
+        for position, item in enumerate(audience.items(slot)):
             row = rows.get(item["product_id"])
             if row is not None and listable[row]:
                 item["rank"] = len(items) + 1
                 items.append(item)
+                kept.append(position)
             else:
                 withdrawn.append(item["product_id"])
         user_id = audience.user_ids[slot]
         if not withdrawn or user_id is None:
             return None
+        list_id = shortened(audience.list_ids[slot], kept)
         return MadeList(
             user_id,
             int(audience.partition[slot]),
@@ -70,4 +80,6 @@ class Retraction:
             orjson.dumps(items),
             [item["product_id"] for item in items],
             withdrawn=withdrawn,
+            list_id=list_id,
+            experiment=self._experiment_of(list_id),
         )

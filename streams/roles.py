@@ -19,6 +19,7 @@ from store.vectors import VectorStore, open_vectors
 from streams.broker import Broker, Publisher
 from streams.databases import database_of
 from streams.events import EncoderVersion
+from streams.experiments import RunningExperiment
 from streams.listed_twice import ListedTwice
 from streams.look_alikes import LookAlikes
 from streams.lossless import LosslessConsumer
@@ -144,9 +145,13 @@ class Parts:
         return Shelf()
 
     @cached_property
+    def experiment(self) -> RunningExperiment:
+        return RunningExperiment()
+
+    @cached_property
     def replica(self) -> ServedVectors:
-        """The one reader that fills the shelf."""
-        puts = shelf_topics(self.shelf, self.names)
+        """The one reader that fills the shelf, and what lists are made by beside it."""
+        puts = {**shelf_topics(self.shelf, self.names), self.names.experiments: self.experiment.put}
         return ServedVectors(self.broker, self.settings, self.names, self.versions, self.shelf, puts)
 
     @cached_property
@@ -236,7 +241,16 @@ def _index(parts: Parts) -> Runnable:
 def _clicks(parts: Parts) -> Runnable:
     from streams.clicks import ClicksRole
 
-    role = ClicksRole(parts.settings, parts.names, parts.broker, parts.users, parts.shelf, parts.replica, parts.tracing)
+    role = ClicksRole(
+        parts.settings,
+        parts.names,
+        parts.broker,
+        parts.users,
+        parts.shelf,
+        parts.replica,
+        parts.experiment,
+        parts.tracing,
+    )
     return _lossless(parts, role)
 
 
@@ -271,7 +285,7 @@ def _api(parts: Parts) -> Runnable:
         users=parts.users,
         products=parts.products,
         vectors=parts.vectors,
-        lists=LiveLists(parts.shelf, parts.users, parts.settings, parts.replica.check),
+        lists=LiveLists(parts.shelf, parts.users, parts.settings, parts.replica.check, parts.experiment),
         shelf_lists=ShelfLists(parts.shelf, parts.replica.check, keeps_one=parts.settings.duplicates == "one"),
         feed=ListFeed(parts.broker, parts.names.recommendations),
         look_alikes=parts.look_alikes,

@@ -10,7 +10,7 @@ from encoders.content_lift import AXES, ContentMap, Lift, fit_map, new_lift
 from encoders.neighbours import NEIGHBOURS, Neighbours, drop_neighbours
 from encoders.next_click import ABSENT, Floats, Mask, Rows, longer
 from encoders.ranking_features import Knowledge, no_knowledge, room_for
-from encoders.reranker import Reranker, new_reranker
+from encoders.reranker import Reranker, before_learning, new_reranker
 from encoders.segments import EVERYBODY, column_for, room_for_columns
 from streams.events import unpack_vector
 
@@ -49,6 +49,7 @@ class ShelfStage:
         self.content_map: ContentMap | None = None
         self.encoder: str | None = None  # of the version whose contents these are, once it is known
         self.reranker: Reranker = new_reranker()[0]
+        self.unlearned = before_learning(self.reranker)  # the readable blend, by what the learner knows of features
         self._k = no_knowledge()
         self._segments: dict[str, int] = {}  # columns of Knowledge.segments
         self._neighbour_version: NDArray[np.int64] = np.zeros((0, 2), np.int64)
@@ -81,6 +82,7 @@ class ShelfStage:
     def show(self, knowledge: Knowledge, segments: dict[str, int], reranker: Reranker) -> None:
         """All as the learner has it, in the same rows: views of what it goes on changing."""
         self._k, self._segments, self.reranker = knowledge, segments, reranker
+        self.unlearned = before_learning(reranker)
         self._versions[STAGE_KEY] = (0, 0)
 
     # --- rows ----------------------------------------------------------------------------------------------------
@@ -148,6 +150,7 @@ class ShelfStage:
         self._lifts[encoder] = lift  # the newest is the last
         self._k = self._k._replace(lift=self._of(self._lifts, self.encoder) or new_lift(), now=record["now"])
         self.reranker = Reranker(*_unpacked(record["reranker"], new_reranker()[0]))
+        self.unlearned = before_learning(self.reranker)
 
     def put_map(self, record: Mapping[str, Any], fused: Floats, has_vector: Mask) -> None:
         """The record `content-map` of model-weights; contents of all fused vectors (P, W) follow it, if they are those

@@ -34,6 +34,7 @@ EXIT_CODES = {
     "store.encoders.UnknownVersion": FAILED,
     "store.encoders.WrongState": FAILED,
     "store.keys.UnknownKey": FAILED,
+    "store.experiments.ExperimentRefused": FAILED,
     "streams.training.checkpoints.OtherCheckpoint": FAILED,
     "streams.training.search.CannotSearch": FAILED,
     "streams.training.sources.CannotWriteSource": FAILED,

@@ -55,6 +55,7 @@ class TopicNames:
     recommendations: str
     worker_status: str
     encoders: str
+    experiments: str
 
     @property
     def fingerprint(self) -> str:
@@ -79,6 +80,7 @@ def topic_names(settings: Settings, fingerprint: str) -> TopicNames:
         recommendations=f"{prefix}recommendations",
         worker_status=f"{prefix}worker-status",
         encoders=f"{prefix}encoders",
+        experiments=f"{prefix}experiments",
     )
 
 
@@ -107,6 +109,7 @@ def topics_of(settings: Settings, names: TopicNames, versions: Iterable[str] = (
         Topic(names.recommendations, many, "days", 1),
         Topic(names.worker_status, 1, "days", 0.05),
         Topic(names.encoders, 1, "compacted"),
+        Topic(names.experiments, 1, "compacted"),
     ]
     consumed = (
         names.catalog_updates,

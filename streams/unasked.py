@@ -18,12 +18,12 @@ from store.users import UserStore
 from streams.audience import Audience
 from streams.broker import Broker, Outgoing
 from streams.events import BadEvent, RecommendationList
+from streams.experiment_ranking import ExperimentRanker
 from streams.last_lists import FoundList, LastLists
 from streams.like_minded import LikeMinded
 from streams.lists import PROFILE_CLICKS, Cause, MadeList, made_list
 from streams.parsing import parse
 from streams.push import Push
-from streams.ranking import Ranker
 from streams.retraction import Retraction
 from streams.role import Assignment, Outcome
 from streams.settings import Settings
@@ -45,7 +45,13 @@ class UnaskedLists:
     """The audience of one clicks worker, and what it is to get. All but `stop` and `details` in the role's thread."""
 
     def __init__(
-        self, settings: Settings, names: TopicNames, users: UserStore, shelf: Shelf, ranker: Ranker, broker: Broker
+        self,
+        settings: Settings,
+        names: TopicNames,
+        users: UserStore,
+        shelf: Shelf,
+        ranker: ExperimentRanker,
+        broker: Broker,
     ) -> None:
         s = settings
         self._most = s.active_users_max
@@ -56,7 +62,7 @@ class UnaskedLists:
         self._ranker = ranker
         self._audience = Audience(shelf, most=self._most, active_s=s.active_s, length=s.list_length)
         self.like_minded = LikeMinded(shelf, self._audience)
-        self._retraction = Retraction(shelf, self._audience)
+        self._retraction = Retraction(shelf, self._audience, ranker.experiment_of)
         self._push = Push(shelf, self._audience, users=s.push_users, per_s=s.push_per_s, every_s=s.push_every_s)
         self._last_lists = LastLists(
             broker,
@@ -170,8 +176,9 @@ class UnaskedLists:
         audience.drop(set(user_ids) - rows.keys())
         here = [row for user_id, row in rows.items() if user_id in audience.slots]
         histories = [History.of(row.clicks) for row in here]
+        made = self._ranker.rank(histories, user_ids=[row.user_id for row in here])
         lists = []
-        for row, history, ranked in zip(here, histories, self._ranker.rank(histories), strict=True):
+        for row, history, ranked in zip(here, histories, made, strict=True):
             slot = audience.slots[row.user_id]
             lists.append(
                 made_list(
@@ -234,6 +241,8 @@ class UnaskedLists:
             None if row.embedding is None else np.frombuffer(row.embedding, "<f4"),
             History.of(row.clicks).product_ids[:PROFILE_CLICKS],
             withdrawn=told.withdrawn,
+            list_id=told.list_id,
+            experiment=None if told.experiment is None else told.experiment.model_dump(include={"name", "variant"}),
         )
 
     def details(self) -> dict[str, int]:

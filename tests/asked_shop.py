@@ -18,6 +18,7 @@ from store.vectors import OfferPoint, VectorPoint, VectorStore, open_vectors
 from streams.api.role import Api
 from streams.broker import Broker, BrokerUnavailable, Publisher
 from streams.door import Door
+from streams.experiments import RunningExperiment
 from streams.health import Backlog
 from streams.list_feed import ListFeed
 from streams.listed_twice import ListedTwice
@@ -84,6 +85,7 @@ class AskedShop:
         self.backlogs: dict[str, Backlog] = {}  # as the broker tells them
         self.listed_twice = ListedTwice(self.shelf, keeps_one=True)
         self.feed = ListFeed(Broker(self.settings), topic_names(self.settings, "f").recommendations)
+        self.experiment = RunningExperiment()
         self.shelf_search = ShelfSearch(self.shelf)
         next_clicks = NextClicks(self.shelf, self.users)
         self.search = Search(
@@ -94,7 +96,7 @@ class AskedShop:
             users=self.users,
             products=self.products,
             vectors=self.vectors,
-            lists=LiveLists(self.shelf, self.users, self.settings, replicas.check),
+            lists=LiveLists(self.shelf, self.users, self.settings, replicas.check, self.experiment),
             shelf_lists=ShelfLists(self.shelf, replicas.check, keeps_one=True),
             feed=self.feed,
             look_alikes=LookAlikes(self.shelf, self.users, self.vectors, self.settings).of,

@@ -363,7 +363,7 @@ def test_what_was_left_out_is_counted_over_all_workers_and_noted() -> None:
 
 async def test_the_api_tells_how_many_records_its_own_replicas_skipped(shop: AskedShop) -> None:
     shop.replicas.malformed = 2
-    assert shop.api.status()["details"] == {"replica_malformed": 2, "streams": 0}
+    assert shop.api.status()["details"] == {"replica_malformed": 2, "streams": 0, "lists_unread": 0}
 
 
 def test_a_role_is_alive_for_five_seconds_after_it_was_heard_and_known_for_ten_minutes() -> None:

@@ -223,7 +223,7 @@ def test_topics_are_created_once_and_shown(freshet: Freshet, settings: Settings)
     again = freshet("topics", "create", settings=settings)
     assert (again.exit_code, again.stdout) == (0, "every topic exists\n")
     shown = json.loads(freshet("topics", "show", "--json", settings=settings).stdout)
-    assert len(shown) == 19
+    assert len(shown) == 20
     assert all(topic["topic_id"] for topic in shown)
     table = freshet("topics", "show", settings=settings).stdout
     assert re.search(rf"{settings.namespace}.product-index +4 +compacted +yes", table)

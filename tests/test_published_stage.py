@@ -373,7 +373,7 @@ def test_what_was_published_and_what_was_restored_is_of_the_types_that_machine_c
     served = shop.shelf.stage
     assert served.is_learned
     assert typeof(served.knowledge(shop.shelf.clicks)) == typeof(plain.stage.knowledge(plain.clicks))
-    assert typeof(served.reranker) == typeof(plain.stage.reranker)
+    assert typeof(served.reranker) == typeof(served.unlearned) == typeof(plain.stage.reranker)
     for stage in (shop.learning.stage, restored):
         assert typeof(stage.serving().reranker) == typeof(untaught.serving().reranker)
         assert typeof(stage._moments) == typeof(untaught._moments)

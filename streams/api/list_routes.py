@@ -26,7 +26,12 @@ MADE = {
     "versions": {"weights": "1.204"},
     "items": [LISTED],
 }
-MADE_FOR_USER = MADE | {"user_id": "ann", "revision": 17}
+MADE_FOR_USER = MADE | {
+    "user_id": "ann",
+    "revision": 17,
+    "list_id": "d9428888122b11e1b85c61cd3cbb3210-egs8h46e-v1",
+    "experiment": {"name": "fewer-alike", "variant": "diverse"},
+}
 VIEWED = ITEM | {"event": "view_item", "occurred_at": "2026-03-01T11:59:00+00:00"}
 DUE = ITEM | {"score": 0.93, "purchases": 3, "bought_at": "2026-01-28T09:30:00+00:00"}
 STREAMED = 'id: 17.1772366400000\nevent: list\ndata: {"list_id": "5f0c", "user_id": "ann", "items": []}\n\n'
@@ -48,7 +53,8 @@ def list_routes(lists: LiveLists, feed: ListFeed, views: Views, access: Access) 
     )
     async def recommendations(user_id: UserId, query: Annotated[ListQuery, Query()]) -> Response:
         """The list for this moment, full wherever so many products pass the filters. The segment counts while nothing
-        is known of her; `scenario` comes back as it was told."""
+        is known of her; `scenario` comes back as it was told. Clicks on its items carry the `list_id`: where she takes
+        part in an experiment, it tells of which variant they were."""
         views.need("lists")
         return await made(lambda: lists.of_user(user_id, query))
 

@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 
 from store.encoders import EncoderStore
+from store.experiments import ExperimentStore
 from store.keys import KeyStore
 from store.products import ProductStore
 from store.users import UserStore
@@ -23,6 +24,7 @@ from streams.api.board_metrics import BoardCollector
 from streams.api.described import describe
 from streams.api.encoder_routes import encoder_routes
 from streams.api.event_routes import event_routes
+from streams.api.experiment_routes import experiment_routes
 from streams.api.letter_routes import letter_routes
 from streams.api.list_routes import list_routes
 from streams.api.metrics import Measured, Metrics, metric_routes
@@ -109,6 +111,7 @@ class Api:
         replays, self.letters = Replays(settings, products, users), LetterBoard(settings)
         self.metrics = Metrics(BoardCollector(board, backlogs, self.letters, replays.letters))
         access, counts = self._access, {"products": products.counts, "users": users.counts, "vectors": vectors.count}
+        experiments = ExperimentStore(users.engine)
         # In this order: an id may hold slashes, so a route that takes the rest of a path comes behind the others.
         self.app = self._make_app(
             list_routes(lists, feed, self.views, access),
@@ -116,12 +119,13 @@ class Api:
             shelf_routes(shelf_lists, self.views, access),
             event_routes(door, access),
             person_routes(door, access),
-            user_routes(users, look_alikes, self.views, access),
+            user_routes(users, experiments, look_alikes, self.views, access),
             picture_routes(shelf_lists, settings, self.views, access),
             product_routes(products, vectors, shelf_lists, listed_twice, self.views, access),
             encoder_routes(EncoderStore(products.engine), vectors, products, access),
             status_routes(board, counts, backlogs, access),
             letter_routes(self.letters, replays, access),
+            experiment_routes(experiments, access),
             probe_routes(board, counts, self.views),
             metric_routes(self.metrics, access),
             page_routes(),

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query
 
+from store.experiments import ExperimentStore
 from store.users import UserStore
 from streams.api import PREFIX
 from streams.api.access import Access
@@ -19,6 +20,7 @@ Limit = Annotated[int, Query(ge=1, le=200)]
 
 def user_routes(
     users: UserStore,
+    experiments: ExperimentStore,
     look_alikes: Callable[[str, int], dict[str, Any]],
     views: Views,
     access: Access,
@@ -37,7 +39,8 @@ def user_routes(
 
     @routes.get("/users/{user_id:path}", dependencies=[access.needs("admin")])
     def held_of_a_user(user_id: UserId) -> dict[str, Any]:
-        """All that is held of a user, with the revision and the offsets of the events that made the row."""
+        """All that is held of a user, with the revision and the offsets of the events that made the row, and what she
+        did in experiments."""
         row = users.read([user_id]).get(user_id)
         if row is None:
             raise HTTPException(404, no_user(user_id))
@@ -50,6 +53,7 @@ def user_routes(
             "offsets": row.offsets,
             "embedding_version": row.embedding_version,
             "embedding_bytes": len(row.embedding or b""),
+            "experiments": experiments.of_user(user_id),
         }
 
     return routes
