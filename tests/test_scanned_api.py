@@ -50,6 +50,7 @@ CHECKS: list[Any] = [
 ]
 MODES = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
 HELD = {"user_id": "ann/1", "product_id": BALL, "brand": "Lux", "one": "f", "other": "f"}  # made ids almost never are
+NO_HTTP = "Invalid HTTP request received."  # says uvicorn of a header like `content-length: Ee;`: no route is asked
 # No role runs beside the api: nobody carries out what was published, and nothing is ready.
 WAITS_FOR_ROLES = ("/readyz", "/v1/users/{user_id}/identify")
 
@@ -112,6 +113,8 @@ def test_the_api_answers_as_it_is_described_whatever_is_asked(
                 case.path_parameters.update({name: HELD[name] for name in case.path_parameters.keys() & HELD})
             told = {"Authorization": f"Bearer {key}"}
             answer = case.call(url, session=session, headers=told, allow_redirects=False, timeout=20)
+            if answer.text == NO_HTTP:
+                return
             assert answer.status_code < 500 or (answer.status_code == 503 and path in WAITS_FOR_ROLES), answer.text
             case.validate_response(answer, checks=CHECKS)
 
