@@ -23,6 +23,7 @@ from streams.topics import TopicNames
 
 SHOPPERS = 200
 CLICKS_PER_S = 25.0
+CLICKS_PER_S_AFTER = 2.0  # the play: whoever looks at the page still has company
 WAITING_PRODUCTS_MAX = 48  # published and not yet retrievable: a new product does not queue behind a whole catalogue
 STALLED_S = 10.0  # without a product becoming retrievable: those that wait are not waited for any more
 NO_MORE_PRODUCTS_AT = 0.55  # of the play
@@ -75,6 +76,7 @@ class Play:
         *self._catalog, self._held_back = catalog
         self._seconds = seconds
         self._seed = seed
+        self._shoppers: Simulator | None = None
         self._names = names
         self._broker = Broker(settings)
         self._publisher = Publisher(self._broker)
@@ -99,12 +101,19 @@ class Play:
                     tasks.create_task(self._listen(consumer))
                     tasks.create_task(self._count_retrievable())
                     tasks.create_task(self._publish_catalog())
-                    tasks.create_task(self._shop_around())
+                    tasks.create_task(self._shop_around(CLICKS_PER_S))
                     tasks.create_task(self._look_closer())
             except TimeoutError:
                 seen.state = "over"
             finally:
                 await consumer.stop()
+        finally:
+            await self._publisher.stop()
+
+    async def go_on(self) -> None:
+        """Shoppers click on, now and then, until cancelled. Raises BrokerUnavailable."""
+        try:
+            await self._shop_around(CLICKS_PER_S_AFTER)
         finally:
             await self._publisher.stop()
 
@@ -159,18 +168,19 @@ class Play:
         if seen.new_product is None:  # which comes long after the others, so it would spoil the rate
             seen.indexed, seen.indexing_s = retrievable, now - seen.began
 
-    async def _shop_around(self) -> None:
+    async def _shop_around(self, clicks_per_s: float) -> None:
         """Simulated shoppers click evenly, on what is retrievable by now."""
         await self._until(lambda: self.seen.retrievable >= min(CLICKS_BEGIN_AT_PRODUCTS, len(self._catalog) // 2))
-        shoppers = Simulator(self._catalog, SHOPPERS, self._seed)
+        if self._shoppers is None:  # one for all: the ids of another's clicks would be the same
+            self._shoppers = Simulator(self._catalog, SHOPPERS, self._seed)
         due = time.monotonic()
         while True:
-            click = shoppers.next_click(datetime.now(UTC))
+            click = self._shoppers.next_click(datetime.now(UTC))
             if click["product_id"] not in self.seen.titles:
                 await asyncio.sleep(0)  # in a large shop this may go on for a while
                 continue
             await self._click(click)
-            due += 1 / CLICKS_PER_S
+            due += 1 / clicks_per_s
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     # --- what is looked at closely -------------------------------------------------------------------------------
@@ -262,7 +272,8 @@ class Play:
                 self._heard.notify_all()
 
     async def _click(self, click: dict[str, Any]) -> None:
-        self._sent_at[click["event_id"]] = time.time()
+        if self.seen.state != "over":  # afterwards nobody hears the lists
+            self._sent_at[click["event_id"]] = time.time()
         await self._publish(self._names.user_clicks, [click], "user_id")
         self.seen.clicks += 1
 

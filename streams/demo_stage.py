@@ -13,6 +13,7 @@ import orjson
 
 from encoders.weights import fingerprint_of
 from streams.demo import Play
+from streams.demo_orders import fits, orders_taken
 from streams.imports import import_shop
 from streams.ports import free_port
 from streams.settings import Settings
@@ -26,6 +27,7 @@ READY_WITHIN_S = 180.0  # where nothing is compiled yet and the machine is busy
 LAST_WORDS = 300  # characters of what a process wrote last
 DRAWN_PRODUCTS = 300
 LEAST_PRODUCTS = 2  # one to click on, and one that appears while we watch
+MAY_STOP = ["-".join(group) for group in GROUPS if "api" not in group]  # the page itself goes on
 ELSEWHERE = ("kafka_bootstrap", "database_url", "qdrant_url", "checkpoints_url")  # the demo touches none of these
 
 
@@ -38,13 +40,13 @@ class Stage:
 
     def __init__(self, settings: Settings, supervisor: Supervisor, play: Play) -> None:
         self.play = play
-        self._settings = settings
+        self.settings = settings
         self._supervisor = supervisor
 
     @property
     def url(self) -> str:
         """Where the page is."""
-        return f"http://{self._settings.api_host}:{self._settings.api_port}"
+        return f"http://{self.settings.api_host}:{self.settings.api_port}"
 
     async def run(self) -> None:
         """Play, as soon as every role is ready.
@@ -65,8 +67,14 @@ class Stage:
             await self.play.close()
 
     async def stay(self) -> None:
-        """All runs on, until this is cancelled. Raises what ended a process for good."""
-        await self._supervisor.wait()
+        """All runs on, until this is cancelled. Raises what ended a process for good, and what Play.go_on raises."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                watching = tasks.create_task(self._supervisor.wait())
+                await self.play.go_on()
+                watching.cancel()
+        except ExceptionGroup as several:
+            raise _first(several) from several
 
     async def _until_ready(self) -> None:
         missing = "no answer from the api"
@@ -84,7 +92,7 @@ class Stage:
         name = max(ends, key=ends.__getitem__)
         if not ends[name]:
             return "no process has failed, so the machine may be too busy: try again when it is less so"
-        log = self._settings.home / "logs" / f"{name}.log"
+        log = self.settings.home / "logs" / f"{name}.log"
         words = " ".join(log.read_text(errors="replace").split()) if log.exists() else ""
         return (
             f"the process {name} was started again {ends[name]} times, and wrote last: "
@@ -101,6 +109,7 @@ async def stage(shop: Path | None, *, seconds: float) -> AsyncIterator[Stage]:
     home = Path(tempfile.mkdtemp(prefix="freshet-demo-"))
     try:
         pictures, catalog = await _prepared(shop, home)
+        orders = home / "orders"
         settings = Settings(
             home=home,
             worker_id="demo",
@@ -111,13 +120,17 @@ async def stage(shop: Path | None, *, seconds: float) -> AsyncIterator[Stage]:
             pictures_root=pictures,
             encode_batch=8,
             partitions=2,
+            demo_orders=orders if fits(orders) else None,
             **dict.fromkeys(ELSEWHERE),
         )
         names = topic_names(settings, fingerprint_of(settings.image_encoder, settings.text_encoder))
         supervisor = await make_supervisor(settings, GROUPS, names)
         try:
             await supervisor.start()
-            yield Stage(settings, supervisor, Play(settings, names, catalog, seconds=seconds))
+            async with contextlib.AsyncExitStack() as taken:
+                if settings.demo_orders is not None:
+                    await taken.enter_async_context(orders_taken(supervisor, MAY_STOP, settings.demo_orders))
+                yield Stage(settings, supervisor, Play(settings, names, catalog, seconds=seconds))
         finally:
             await supervisor.stop()
     finally:

@@ -4,24 +4,18 @@ All of it runs on the event loop.
 """
 
 import asyncio
-import logging
 from collections import deque
 from types import TracebackType
 from typing import Self
 
 import aiokafka
-from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 
 from streams.broker import Broker
-
-log = logging.getLogger(__name__)
+from streams.tail import Tail
 
 STREAMS_MAX = 500
 STREAMS_OF_KEY_MAX = 100
 LISTS_KEPT = 4  # of a stream whose client reads slowly: the oldest go, since a later list is worth more than all before
-AGAIN_AFTER_S = 1.0
-RECORDS_PER_TURN = 200  # the loop answers others in between
 
 
 class TooManyStreams(Exception):
@@ -76,14 +70,17 @@ class ListFeed:
 
     def __init__(self, broker: Broker, topic: str, *, most: int = STREAMS_MAX) -> None:
         """topic: of lists; most: streams that may be open at once."""
-        self._broker = broker
-        self._topic = topic
+        self.tail = Tail(broker)
+        self.tail.add(topic, self._put_record)
         self._most = most
         self._streams: dict[str, set[ListStream]] = {}
-        self._positions: dict[TopicPartition, int] = {}
         self._is_closing = False
         self.lost = 0  # lists that came and went unread, of all streams
-        self.is_following = asyncio.Event()  # what is published from now on is handed on
+
+    @property
+    def is_following(self) -> asyncio.Event:
+        """Set once what is published is handed on."""
+        return self.tail.is_following
 
     @property
     def open_streams(self) -> int:
@@ -123,47 +120,13 @@ class ListFeed:
                 stream.close()
 
     async def follow(self) -> None:
-        """Read what is published from now on until cancelled; while the broker is away, try again from there."""
-        while True:
-            try:
-                await self._read()
-            except (KafkaError, OSError) as away:
-                log.info("lists are away reason=%r", away)
-                await asyncio.sleep(AGAIN_AFTER_S)
+        """As Tail.follow."""
+        await self.tail.follow()
 
-    async def _read(self) -> None:
-        consumer = self._broker.consumer()
-        try:
-            await consumer.start()
-            await self._assign(consumer)
-            self.is_following.set()
-            while True:
-                polled = await consumer.getmany(timeout_ms=500, max_records=RECORDS_PER_TURN)
-                for partition, records in polled.items():
-                    self._positions[partition] = records[-1].offset + 1
-                    for record in records:
-                        self._put(record.key, record.value)
-                await asyncio.sleep(0)  # getmany alone does not let others run while it has records
-        finally:
-            await consumer.stop()
+    def _put_record(self, record: aiokafka.ConsumerRecord) -> None:
+        self._put(record.key, record.value)
 
     def _put(self, key: bytes | None, value: bytes | None) -> None:
         if key and value:
             for stream in self._streams.get(key.decode(errors="replace"), ()):
                 stream.put(value)
-
-    async def _assign(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
-        """To where it was, or to the end, as a fetch tells it: tansu's ListOffsets is wrong about the end."""
-        await consumer._client.add_topic(self._topic)  # `assign` alone leaves the partitions unknown at first
-        numbers = consumer.partitions_for_topic(self._topic)
-        if not numbers:
-            raise KafkaError(f"no topic {self._topic}: make it with `freshet topics create`")
-        partitions = [TopicPartition(self._topic, number) for number in numbers]
-        consumer.assign(partitions)
-        unknown = [partition for partition in partitions if partition not in self._positions]
-        while any(consumer.highwater(partition) is None for partition in unknown):
-            await consumer.getmany(timeout_ms=100, max_records=1)
-        for partition in unknown:
-            self._positions[partition] = consumer.highwater(partition)
-        for partition in partitions:
-            consumer.seek(partition, self._positions[partition])

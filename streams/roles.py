@@ -263,6 +263,8 @@ def _learner(parts: Parts) -> Runnable:
 def _api(parts: Parts) -> Runnable:
     from streams.api.role import Api
     from streams.door import Door
+    from streams.first_clicks import FirstClicks
+    from streams.happenings import Happenings
     from streams.health import Backlogs
     from streams.list_feed import ListFeed
     from streams.live_lists import LiveLists
@@ -280,6 +282,9 @@ def _api(parts: Parts) -> Runnable:
         parts.open_by_fingerprint,
         next_clicks=NextClicks(parts.shelf, parts.users).of,
     )
+    names = parts.names
+    feed, board = ListFeed(parts.broker, names.recommendations), StatusBoard(parts.broker, names.worker_status)
+    clicks, lists = names.user_clicks, names.recommendations
     return Api(
         parts.settings,
         users=parts.users,
@@ -287,11 +292,13 @@ def _api(parts: Parts) -> Runnable:
         vectors=parts.vectors,
         lists=LiveLists(parts.shelf, parts.users, parts.settings, parts.replica.check, parts.experiment),
         shelf_lists=ShelfLists(parts.shelf, parts.replica.check, keeps_one=parts.settings.duplicates == "one"),
-        feed=ListFeed(parts.broker, parts.names.recommendations),
+        feed=feed,
         look_alikes=parts.look_alikes,
         search=search,
         listed_twice=parts.listed_twice,
-        board=StatusBoard(parts.broker, parts.names.worker_status),
+        board=board,
+        happenings=Happenings(parts.shelf, board, feed.tail, clicks=clicks, lists=lists),
+        first_clicks=FirstClicks(parts.shelf, feed.tail, clicks=clicks),
         door=Door(parts.settings, parts.names, parts.broker, parts.publisher, parts.users, parts.tracing),
         replicas=parts.replica,
         backlogs=Backlogs(parts.settings, lambda: parts.versions.serving).now,

@@ -88,12 +88,13 @@ def wanted(query: SearchQuery, *, picture_max_bytes: int, picture_max_pixels: in
         raise BadQuery("nothing is searched by: raise dense_weight or lexical_weight")
     picture = None
     if counts["picture"] and query.picture:
-        picture = _decoded(query.picture, picture_max_bytes, picture_max_pixels)
+        picture = decoded_picture(query.picture, picture_max_bytes, picture_max_pixels)
     share = query.words_weight / (query.words_weight + query.image_weight) if picture is not None else 1.0
     return Wanted(query.q, picture, share) if counts["words"] else Wanted("", picture, 0.0)
 
 
-def _decoded(packed: str, most: int, pixels_max: int) -> NDArray[np.uint8]:
+def decoded_picture(packed: str, most: int, pixels_max: int) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB of a file in base64. Raises BadQuery."""
     try:
         content = b64decode("".join(packed.split()), validate=True)
     except ValueError as error:

@@ -152,6 +152,9 @@ class Settings(BaseSettings):
     api_requests_per_s: int = Field(200, ge=0, le=1_000_000, description="of each key; 0 = as many as it likes")
     api_key: SecretStr | None = Field(None, description="with which the commands ask the api")
 
+    # Set by `freshet demo` for its own processes
+    demo_orders: Path | None = Field(None, description="socket of its supervisor, which stops and starts processes")
+
     @field_validator("database_url")
     @classmethod
     def _names_a_database(cls, url: SecretStr | None) -> SecretStr | None:

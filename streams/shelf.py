@@ -50,6 +50,7 @@ class Shelf:
         self.fused: NDArray[np.float32] = np.zeros((0, 0), np.float32)
         self.newcomers = Notices(NOTICES_MAX)  # rows that got their first vector, for pushes
         self.withdrawn = Notices(NOTICES_MAX)  # rows that may be listed no more, for retractions
+        self.restored = Notices(NOTICES_MAX)  # rows that were sold out, and may be listed again
         self.stage = ShelfStage()
         self.duplicates = Duplicates()
         self.offers: ShelfOffers | None = None  # None: nobody here filters or shows products
@@ -99,6 +100,7 @@ class Shelf:
         if offer["revision"] < self._offer_revision[row]:
             return
         self._tombstones.pop(product_id, None)
+        was_sold_out = self._offer_revision[row] >= 0 and not self.listable[row]
         self._offer_revision[row] = offer["revision"]
         self.titles[row] = offer["title"]
         self.duplicates.put_offer(row, offer["title"], offer.get("brand"))
@@ -108,6 +110,8 @@ class Shelf:
         self.listable[row] = offer["state"] == "listable"
         if was_listable and not self.listable[row]:
             self.withdrawn.add(row)
+        if was_sold_out and self.listable[row]:
+            self.restored.add(row)
         self.created_at[row] = offer["created_at"]
 
     def put_vectors(self, key: bytes, value: bytes | None, headers: Headers) -> None:  # noqa: ARG002

@@ -12,7 +12,6 @@ from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ class Supervisor:
         self._logs.mkdir(parents=True, exist_ok=True)
         try:
             for child in self._children:
-                self._posts[child.name] = post = _Post(asyncio.Event(), asyncio.Event())
+                self._posts[child.name] = post = _Post()
                 self._keepers[child.name] = keeper = asyncio.create_task(self._keep(child, post))
                 is_up = asyncio.create_task(post.up.wait())
                 await asyncio.wait({is_up, keeper}, return_when=asyncio.FIRST_COMPLETED)
@@ -117,12 +116,31 @@ class Supervisor:
         for keeper in ended:
             keeper.result()
 
+    async def hold(self, name: str) -> None:
+        """The child has ended, and is not started again until `release`. Not for one with `ready`: others need it.
+
+        Raises KeyError for a name that is no child's.
+        """
+        post = self._posts[name]
+        post.hold()
+        is_idle = asyncio.create_task(post.idle.wait())
+        await asyncio.wait({is_idle, self._keepers[name]}, return_when=asyncio.FIRST_COMPLETED)
+        is_idle.cancel()
+
+    def release(self, name: str) -> None:
+        """The child runs again, if it was held. Raises KeyError for a name that is no child's."""
+        self._posts[name].release()
+
+    def state(self, name: str) -> str:
+        """running, held, or pausing: it has ended by itself and is about to be started again."""
+        return "held" if self._posts[name].is_held else "running" if name in self._running else "pausing"
+
     async def stop(self) -> None:
         """No process is left: first those end that nothing waited for, then those with `ready`."""
         for was_awaited in (False, True):
             names = [c.name for c in self._children if c.name in self._posts and (c.ready is not None) is was_awaited]
             for name in names:
-                self._posts[name].stop.set()
+                self._posts[name].stop()
             await asyncio.gather(*(self._keepers[name] for name in names), return_exceptions=True)
 
     # --- one child -----------------------------------------------------------------------------------------------
@@ -133,23 +151,29 @@ class Supervisor:
         while True:
             began = time.monotonic()
             code = await self._run_once(child, post)
-            if post.stop.is_set():
+            if post.to_end.is_set():
                 log.info("process stopped name=%s code=%d", child.name, code)
-                return
+                pause_s = self._first_pause_s
+                if await post.is_over():
+                    return
+                continue
             alive_s = time.monotonic() - began
             if alive_s >= self._steady_after_s:
                 pause_s = self._first_pause_s
             log.warning("process ended name=%s code=%d alive_s=%.1f again_in_s=%g", child.name, code, alive_s, pause_s)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(post.stop.wait(), pause_s)
-                return
+                await asyncio.wait_for(post.to_end.wait(), pause_s)
+                if await post.is_over():
+                    return
+                pause_s = self._first_pause_s
+                continue
             pause_s = min(2 * pause_s, self._longest_pause_s)
             self.restarts[child.name] += 1
 
     async def _run_once(self, child: Child, post: "_Post") -> int:
         """Run the child until it ends, by itself or because it is to stop; its exit code, negative for a signal."""
         process, written_before = await self._spawn(child)
-        ended, stopping = asyncio.create_task(process.wait()), asyncio.create_task(post.stop.wait())
+        ended, stopping = asyncio.create_task(process.wait()), asyncio.create_task(post.to_end.wait())
         ready = asyncio.create_task(_becomes_ready(child))
         try:
             await asyncio.wait({ended, stopping, ready}, return_when=asyncio.FIRST_COMPLETED)
@@ -167,7 +191,7 @@ class Supervisor:
             _kill(process)
         if code == MISCONFIGURED:
             raise ChildMisconfigured(f"{child.name}: {self._last_line(child.name, written_before)}")
-        if not post.up.is_set() and not post.stop.is_set():
+        if not post.up.is_set() and not post.to_end.is_set():
             raise not_ready or ChildNotReady(
                 f"{child.name} ended with code {code} before it was ready: see {self._log_path(child.name)}"
             )
@@ -216,11 +240,41 @@ class Supervisor:
         )
 
 
-class _Post(NamedTuple):
+class _Post:
     """What a child's keeper and the supervisor tell each other."""
 
-    up: asyncio.Event
-    stop: asyncio.Event
+    def __init__(self) -> None:
+        self.up = asyncio.Event()
+        self.to_end = asyncio.Event()  # the process that runs now, or is about to
+        self.idle = asyncio.Event()  # none runs, and none will until it is released
+        self.is_held = False
+        self._is_stopped = False
+        self._changed = asyncio.Event()
+
+    def stop(self) -> None:
+        self._is_stopped = True
+        self.to_end.set()
+        self._changed.set()
+
+    def hold(self) -> None:
+        self.is_held = True
+        self.to_end.set()
+
+    def release(self) -> None:
+        self.is_held = False
+        self._changed.set()
+
+    async def is_over(self) -> bool:
+        """The process has ended as it was to: True if for good, False once another one is to run."""
+        while self.is_held and not self._is_stopped:
+            self.idle.set()
+            self._changed.clear()
+            await self._changed.wait()
+        self.idle.set()
+        if not self._is_stopped:
+            self.to_end.clear()
+            self.idle.clear()
+        return self._is_stopped
 
 
 async def _becomes_ready(child: Child) -> None:

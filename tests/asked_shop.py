@@ -19,6 +19,8 @@ from streams.api.role import Api
 from streams.broker import Broker, BrokerUnavailable, Publisher
 from streams.door import Door
 from streams.experiments import RunningExperiment
+from streams.first_clicks import FirstClicks
+from streams.happenings import Happenings
 from streams.health import Backlog
 from streams.list_feed import ListFeed
 from streams.listed_twice import ListedTwice
@@ -85,6 +87,8 @@ class AskedShop:
         self.backlogs: dict[str, Backlog] = {}  # as the broker tells them
         self.listed_twice = ListedTwice(self.shelf, keeps_one=True)
         self.feed = ListFeed(Broker(self.settings), topic_names(self.settings, "f").recommendations)
+        clicks, lists = self.names.user_clicks, self.names.recommendations
+        self.happenings = Happenings(self.shelf, self.board, self.feed.tail, clicks=clicks, lists=lists)
         self.experiment = RunningExperiment()
         self.shelf_search = ShelfSearch(self.shelf)
         next_clicks = NextClicks(self.shelf, self.users)
@@ -103,6 +107,8 @@ class AskedShop:
             search=self.search,
             listed_twice=self.listed_twice,
             board=self.board,
+            happenings=self.happenings,
+            first_clicks=FirstClicks(self.shelf, self.feed.tail, clicks=clicks),
             door=Door(self.settings, self.names, self.broker, self.publisher, self.users),
             replicas=replicas,
             backlogs=lambda: self.backlogs,

@@ -225,6 +225,30 @@ def test_a_product_sells_out_although_the_new_one_is_in_no_list(
     assert play.seen.new_retrievable_s is not None
 
 
+def test_after_the_play_shoppers_click_on_and_no_click_is_taken_for_one_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "CLICKS_PER_S_AFTER", 1_000.0)
+    play = Rehearsal(tmp_path, products=3, seconds=60)
+    play.seen.titles |= {"p0": "The p0", "p1": "The p1"}
+    play._count(3, time.monotonic())
+
+    async def click_on() -> None:
+        for clicking in (play._shop_around(1_000.0), play.go_on()):
+            before = len(play.published)
+            task = asyncio.create_task(clicking)
+            while len(play.published) < before + 20:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            await asyncio.wait({task})
+            play.seen.state = "over"
+
+    run(play, click_on())
+    event_ids = [click["event_id"] for click in play.published]
+    assert len(set(event_ids)) == len(event_ids) >= 40
+    assert len(play._sent_at) < len(event_ids) - 19, "nobody waits for the lists of the later ones"
+
+
 def test_where_no_list_holds_a_product_none_sells_out(tmp_path: Path) -> None:
     play = Rehearsal(tmp_path, products=2, seconds=60)
 

@@ -121,6 +121,43 @@ async def test_stop_ends_a_pause_before_a_restart(tmp_path: Path) -> None:
     assert supervisor.restarts == {"a": 0}
 
 
+async def test_a_child_that_is_held_stays_ended_until_it_is_released_and_the_others_are_not_touched(
+    tmp_path: Path,
+) -> None:
+    supervisor = quick([Child("a", python(SLEEPS)), Child("b", python(SLEEPS))], tmp_path)
+    await supervisor.start()
+    before = supervisor.processes
+    await supervisor.hold("a")
+    assert is_gone(before["a"])
+    await asyncio.sleep(0.1)  # five times the pause before a restart
+    assert (supervisor.processes, supervisor.state("a")) == ({"b": before["b"]}, "held")
+    await supervisor.hold("a")
+    supervisor.release("a")
+    supervisor.release("a")
+    await until(lambda: supervisor.state("a") == "running")
+    await supervisor.hold("a")
+    supervisor.release("b")
+    await supervisor.stop()
+    assert supervisor.processes == {}
+    assert supervisor.restarts == {"a": 0, "b": 0}
+
+
+async def test_a_child_that_crashes_again_and_again_can_be_held_and_one_that_failed_for_good_ends_no_order(
+    tmp_path: Path,
+) -> None:
+    crashes, wrong = Child("a", python("raise SystemExit(3)")), Child("b", python("raise SystemExit(78)"))
+    supervisor = quick([crashes, wrong], tmp_path, first_pause_s=60.0)
+    await supervisor.start()
+    await until(lambda: supervisor.state("a") == "pausing")
+    await asyncio.wait_for(supervisor.hold("a"), 5)
+    with pytest.raises(ChildMisconfigured):
+        await supervisor.wait()
+    await asyncio.wait_for(supervisor.hold("b"), 5)
+    with pytest.raises(KeyError):
+        await supervisor.hold("c")
+    await supervisor.stop()
+
+
 async def test_a_misconfigured_child_is_not_started_again_and_its_last_line_is_told(tmp_path: Path) -> None:
     wrong = python("import sys; print('freshet: FRESHET_PARTITIONS is 0, at least 1', file=sys.stderr); sys.exit(78)")
     supervisor = quick([Child("a", python(SLEEPS)), Child("b", wrong)], tmp_path)

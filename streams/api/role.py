@@ -21,10 +21,12 @@ from store.users import UserStore
 from store.vectors import VectorStore
 from streams.api.access import Access, Guard, names_loopback
 from streams.api.board_metrics import BoardCollector
+from streams.api.demo_routes import demo_routes
 from streams.api.described import describe
 from streams.api.encoder_routes import encoder_routes
 from streams.api.event_routes import event_routes
 from streams.api.experiment_routes import experiment_routes
+from streams.api.happening_routes import happening_routes
 from streams.api.letter_routes import letter_routes
 from streams.api.list_routes import list_routes
 from streams.api.metrics import Measured, Metrics, metric_routes
@@ -40,7 +42,10 @@ from streams.api.user_routes import user_routes
 from streams.api.views import Replicas, Views
 from streams.broker import end
 from streams.compiling import compile_ranking
+from streams.demo_orders import Orders
 from streams.door import Door
+from streams.first_clicks import FirstClicks
+from streams.happenings import Happenings
 from streams.health import Backlog, Backlogs
 from streams.letter_board import LetterBoard
 from streams.list_feed import ListFeed
@@ -84,6 +89,8 @@ class Api:
         search: Search,
         listed_twice: ListedTwice,
         board: StatusBoard,
+        happenings: Happenings,
+        first_clicks: FirstClicks,
         door: Door,
         replicas: Replicas,
         backlogs: Callable[[], Mapping[str, Backlog]] | None = None,
@@ -100,6 +107,7 @@ class Api:
         self._board = board
         self._feed = feed
         self._tracing = tracing
+        self._happenings = happenings
         self._is_loopback = names_loopback(settings.api_host)
         self._access = Access(
             KeyStore(products.engine), is_loopback=self._is_loopback, requests_per_s=settings.api_requests_per_s
@@ -111,6 +119,7 @@ class Api:
         replays, self.letters = Replays(settings, products, users), LetterBoard(settings)
         self.metrics = Metrics(BoardCollector(board, backlogs, self.letters, replays.letters))
         access, counts = self._access, {"products": products.counts, "users": users.counts, "vectors": vectors.count}
+        orders = Orders(settings.demo_orders) if settings.demo_orders else None
         experiments = ExperimentStore(users.engine)
         # In this order: an id may hold slashes, so a route that takes the rest of a path comes behind the others.
         self.app = self._make_app(
@@ -125,6 +134,8 @@ class Api:
             encoder_routes(EncoderStore(products.engine), vectors, products, access),
             status_routes(board, counts, backlogs, access),
             letter_routes(self.letters, replays, access),
+            happening_routes(happenings, first_clicks, self.views, access, is_demo=orders is not None),
+            *([demo_routes(settings, orders, door, board, backlogs, access)] if orders else []),
             experiment_routes(experiments, access),
             probe_routes(board, counts, self.views),
             metric_routes(self.metrics, access),
@@ -147,7 +158,8 @@ class Api:
         host, port = self._settings.api_host, self._settings.api_port
         listener = listen(host, port, setting="FRESHET_API_PORT")
         log.info("api listens url=http://%s:%d", host, listener.getsockname()[1])
-        followed = self._board.follow(), self.views.fill(), self._feed.follow(), self.letters.follow()
+        happenings = self._happenings.follow(lambda: self.views.are_full)
+        followed = self._board.follow(), self.views.fill(), self._feed.follow(), self.letters.follow(), happenings
         beside = [asyncio.create_task(one) for one in followed]
         for task in beside:
             task.add_done_callback(self._stop_with)
@@ -158,7 +170,7 @@ class Api:
         finally:
             ended = [task for task in beside if task.done()]
             listener.close()
-            self._feed.close()
+            self._close_streams()
             for task in beside:
                 await end(task)
             self._search.close()
@@ -169,7 +181,7 @@ class Api:
     def stop(self) -> None:
         """Take no more requests; `run` returns when those in hand are answered, CLOSE_WITHIN_S at most."""
         self._server.should_exit = True
-        self._feed.close()
+        self._close_streams()
 
     def status(self) -> dict[str, Any]:
         """What `streams.events.WorkerStatus` tells of a role; its events are answered requests."""
@@ -206,6 +218,10 @@ class Api:
         if self._tracing.is_on:
             app.add_middleware(Traced, tracing=self._tracing)
         return app
+
+    def _close_streams(self) -> None:
+        self._feed.close()
+        self._happenings.close()
 
     def _stop_with(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception():

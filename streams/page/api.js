@@ -79,6 +79,13 @@ export async function pictureOf(productId, link) {
   return answer.ok ? URL.createObjectURL(await answer.blob()) : "";
 }
 
+/** The picture of a product that is stored here, as a file. */
+export async function pictureFile(productId, name) {
+  const answer = await send(`/v1/products/${encodeURIComponent(productId)}/picture`);
+  if (!answer.ok) throw new Error(`there is no picture of ${name}`);
+  return new File([await answer.blob()], name);
+}
+
 /** 32 hex digits of chance; crypto.randomUUID is only there over TLS and on this machine. */
 export function newId() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");

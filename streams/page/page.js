@@ -36,11 +36,13 @@ export function priced(offer) {
   return new Intl.NumberFormat(undefined, { style: "currency", currency }).format(amount);
 }
 
-/** One more line in the strip of what just happened, the newest first. */
-export function tell(text) {
+/** One more line in the strip of what just happened, the newest first; of texts and elements. */
+export function tell(what, kind = "") {
   const strip = document.getElementById("happened");
-  strip.prepend(element("li", {}, `${new Date().toLocaleTimeString()} ${text}`));
-  while (strip.children.length > 30) strip.lastChild.remove();
+  strip.querySelector(".nothing")?.remove();
+  const at = element("time", {}, new Date().toLocaleTimeString());
+  strip.prepend(element("li", { className: kind }, at, " ", ...[what].flat()));
+  while (strip.children.length > 40) strip.lastChild.remove();
 }
 
 /** A product's picture, or a sign that it has none. */
@@ -57,5 +59,7 @@ export function card(item, chosen) {
   const words = element("span", {}, item.title ?? item.product_id, element("br"), element("small", {}, priced(item.offer)));
   const button = element("button", { className: "card", type: "button" }, picture(item), words);
   button.addEventListener("click", chosen);
-  return element("li", {}, button);
+  const made = element("li", {}, button);
+  made.dataset.product = item.product_id;
+  return made;
 }

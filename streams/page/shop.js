@@ -1,18 +1,24 @@
 // The shop: search, products, and a list that is refreshed by the click that was made on it.
 
-import { ask, follow, inBase64, newId } from "./api.js";
+import { ask, follow, inBase64, newId, pictureFile } from "./api.js";
+import { demo } from "./demo.js";
 import { attempt, card, element, picture, priced, STARTING, tell } from "./page.js";
+import { watch } from "./strip.js";
 
 const SHOWN = 24;
 const LISTED = 12;
 const CAUSES = { click: "a click", push: "a new product", retraction: "something sold out" };
+const SAMPLES = 4;
 const AGAIN_MS = 1500; // while Freshet starts
+const LATE_MS = 2500; // a list that comes later is spoken of
 const $ = (id) => document.getElementById(id);
 const user = sessionStorage.getItem("freshet-user") ?? `guest-${newId().slice(0, 8)}`;
 sessionStorage.setItem("freshet-user", user);
 const mine = `/v1/users/${encodeURIComponent(user)}`;
 const clicked = new Map(); // event id -> when it was sent, of clicks whose list has not come
 let listed = null; // the newest list
+let counter = null; // in a demo, what its visitor does behind the counter
+let opened = null; // the product that is looked at: { id, isListable, draw }
 let asked = 0; // questions so far: an answer that comes after a later question is not shown
 
 // --- products ---
@@ -36,8 +42,31 @@ function open(hash) {
 // --- the shelf of what was found ---
 
 async function start() {
+  leave();
+  $("welcome").hidden = false;
+  const answer = await found("Rising now", () => ask("/v1/trending", { limit: SHOWN }));
+  if (answer && $("samples").hidden) samples(answer.items);
+}
+
+/** Nothing is opened any more. */
+function leave() {
   $("product").hidden = true;
-  await found("Rising now", () => ask("/v1/trending", { limit: SHOWN }));
+  opened = null;
+}
+
+/** Pictures to search by, for who has none at hand. */
+function samples(items) {
+  const here = items.filter(({ offer }) => offer.image_link && !/^https?:/i.test(offer.image_link));
+  const spread = here.filter((_, at) => at % Math.max(1, Math.floor(here.length / SAMPLES)) === 0).slice(0, SAMPLES);
+  $("samples").hidden = !spread.length;
+  $("samples").querySelector(".row").replaceChildren(...spread.map((item) => {
+    const button = element("button", { type: "button", className: "sample", ariaLabel: `Search with the picture of ${item.title}` }, picture(item));
+    button.addEventListener("click", async () => {
+      const file = await attempt("sample", () => pictureFile(item.product_id, item.title));
+      if (file) search("", file);
+    });
+    return button;
+  }));
 }
 
 async function found(title, question) {
@@ -60,9 +89,11 @@ async function latest(question) {
 
 async function search(words, file) {
   history.replaceState(null, "", "#/"); // what is found is no product's page
-  $("product").hidden = true;
+  leave();
   lookedFor(file);
   if (!words && !file) return start();
+  $("welcome").hidden = true;
+  scrollTo({ top: 0 });
   const began = performance.now();
   const body = { q: words, limit: SHOWN, user };
   if (file) body.picture = await inBase64(file);
@@ -87,12 +118,23 @@ async function product(productId) {
   const path = `/v1/products/${encodeURIComponent(productId)}`;
   const offer = await latest(() => ask(`${path}/offer`));
   if (!offer) return;
-  const isListable = offer.listable;
-  const buttons = [["add_to_cart", "Into the cart"], ["purchase", "Buy"]].map(([event, label], at) => {
-    const button = element("button", { type: "button", className: at ? "" : "main", disabled: !isListable }, label);
-    button.addEventListener("click", () => click(productId, event));
-    return button;
-  });
+  const stock = element("p");
+  const buttons = element("div", { className: "buttons" });
+  opened = { id: productId, isListable: offer.listable, draw(isListable) {
+    this.isListable = isListable;
+    stock.className = isListable ? "faint" : "wrong";
+    stock.textContent = isListable ? "in stock" : "sold out";
+    const deeds = [["add_to_cart", "Into the cart"], ["purchase", "Buy"]].map(([event, label], at) => {
+      const button = element("button", { type: "button", className: at ? "" : "main", disabled: !isListable }, label);
+      button.addEventListener("click", () => click(productId, event));
+      return button;
+    });
+    const focused = [...buttons.children].indexOf(document.activeElement);
+    buttons.replaceChildren(...deeds, ...(counter ? [counter.counter(productId, isListable)] : []));
+    buttons.children[focused]?.focus(); // whoever uses the keyboard stays where she was
+  } };
+  opened.draw(offer.listable);
+  $("welcome").hidden = true;
   const { brand, category, attributes } = offer.offer;
   const facts = [brand, category.join(" › "), ...Object.values(attributes)];
   const shelves = [
@@ -103,8 +145,7 @@ async function product(productId) {
     element("div", { className: "one" }, picture(offer), element(
       "div", {}, element("h2", { id: "product-title" }, offer.title), element("p", {}, priced(offer.offer)),
       element("p", { className: "faint" }, facts.filter(Boolean).join(" · ")),
-      element("p", { className: isListable ? "faint" : "wrong" }, isListable ? "in stock" : "sold out"),
-      element("div", { className: "buttons" }, ...buttons),
+      stock, buttons,
     )),
     ...shelves.flatMap(({ title, list }) => [element("h3", {}, title), list]),
   );
@@ -121,6 +162,7 @@ async function product(productId) {
 async function click(productId, event, from = {}) {
   const eventId = newId();
   clicked.set(eventId, performance.now());
+  setTimeout(() => clicked.has(eventId) && ($("you").textContent = `${user}, your click waits for its list`), LATE_MS);
   const made = { event_id: eventId, user_id: user, product_id: productId, event };
   if (from.position !== undefined) Object.assign(made, { list_id: from.list_id, position: from.position });
   await attempt("click", () => ask("/v1/events/clicks", { body: { ...made, occurred_at: new Date().toISOString() } }));
@@ -135,7 +177,7 @@ function yours(list) {
   const why = CAUSES[list.cause];
   const when = took !== null ? `${took} ms after your click` : why ? `after ${why}` : "as of now";
   $("you").textContent = `${user}, ${when}`;
-  if (why) tell(`your list came ${when}`);
+  if (why && took === null) tell(`your list came ${when}`);
   $("yours").replaceChildren(...list.items.slice(0, LISTED).map((item, at) => {
     const button = element("button", { type: "button" }, picture(item), element(
       "span", {}, item.title ?? item.product_id, element("br"), element("small", { className: "faint" }, item.reason),
@@ -153,18 +195,37 @@ function go() {
   else start();
 }
 
+const isForPublication = (event) => Boolean(counter?.take && event.target.closest?.("#publish"));
+
+/** What happened, as far as it shows in what stands here. */
+function happened(one) {
+  counter?.happened(one);
+  if (one.kind !== "sold_out" && one.kind !== "restored") return;
+  const isListable = one.kind === "restored";
+  if (opened?.id === one.product_id) opened.draw(isListable);
+  for (const item of document.querySelectorAll("main .products li")) {
+    if (item.dataset.product === one.product_id) item.classList.toggle("gone", !isListable);
+  }
+}
+
 $("search").addEventListener("submit", (event) => {
   event.preventDefault();
   search($("words").value.trim(), $("picture").files[0]);
 });
 $("picture").addEventListener("change", () => search($("words").value.trim(), $("picture").files[0]));
-document.addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dropping"); });
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("dropping");
+  document.body.classList.toggle("publishing", isForPublication(event));
+});
 document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.body.classList.remove("dropping"); });
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("dropping");
   const [file] = event.dataTransfer.files;
-  if (file) search($("words").value.trim(), file);
+  if (!file) return;
+  if (isForPublication(event)) counter.take(file);
+  else search($("words").value.trim(), file);
 });
 document.addEventListener("paste", (event) => {
   const [file] = event.clipboardData.files;
@@ -179,5 +240,10 @@ for (const link of document.querySelectorAll('a[href="#/"]')) {
   });
 }
 addEventListener("hashchange", go);
+demo({ visit, search }).then((there) => {
+  counter = there;
+  opened?.draw(opened.isListable);
+});
 go();
+watch(user, happened);
 follow(`${mine}/recommendations/stream`, yours, new AbortController().signal);

@@ -1,8 +1,11 @@
 """The page in a real browser, over every role in real processes: a click changes the list, what sells out goes."""
 
+import asyncio
 import shutil
+import threading
 import time
-from collections.abc import Iterator
+from base64 import b64encode
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,48 +13,99 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from brokers import EmbeddedBroker, settings_on
 from conftest import REPOSITORY, required
-from system import System, running
+from PIL import Image, ImageDraw
 
+from store.database import open_database
 from store.keys import KeyStore
+from streams import demo_stage, up
 from streams.api.access import KNOWN_FOR_S
-from streams.ports import free_port
-from streams.shop import draw_shop
+from streams.broker import Broker
+from streams.demo_stage import Stage, stage
+from streams.settings import Settings
+from streams.topics import topic_names
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the tests' extras bring it")
 
 pytestmark = pytest.mark.timeout(300)
 
 PRODUCTS = 24
+READY_WITHIN_S = 180
 WITHIN_MS = 30_000
 PICTURES = REPOSITORY / ".freshet" / "screenshots"  # git-ignored; kept to be looked at
 
 
+class Staged:
+    """The stage of `freshet demo`, with a small shop and without the play, in a thread that its processes end with."""
+
+    def __init__(self) -> None:
+        """Everything was started."""
+        self._begun = threading.Event()
+        self._over: Callable[[], object] = lambda: None
+        self._on: Stage | None = None
+        self._thread = threading.Thread(target=asyncio.run, args=(self._hold(),))
+        self._thread.start()
+        self._begun.wait(READY_WITHIN_S)
+        assert self._on is not None, "it did not start"
+        self.settings: Settings = self._on.settings
+        lines = (self.settings.home / "shop" / "catalog.jsonl").read_bytes().splitlines()
+        self.products: list[dict[str, Any]] = [orjson.loads(line) for line in lines]
+        self._producer = Broker(self.settings).sync_producer()
+
+    async def _hold(self) -> None:
+        over = asyncio.Event()
+        try:
+            async with stage(None, seconds=60) as on:
+                self._over = partial(asyncio.get_running_loop().call_soon_threadsafe, over.set)
+                self._on = on
+                self._begun.set()
+                await over.wait()
+                await on.play.close()
+        finally:
+            self._begun.set()
+
+    def publish(self, update: dict[str, Any]) -> None:
+        """It stands in `catalog-updates`, confirmed."""
+        topic = topic_names(self.settings, "").catalog_updates
+        self._producer.send(topic, key=update["product_id"].encode(), value=orjson.dumps(update)).get(20)
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        url = f"http://127.0.0.1:{self.settings.api_port}{path}"
+        answer = httpx.request("GET" if body is None else "POST", url, json=body, trust_env=False, timeout=20)
+        return answer.json()
+
+    def has_all(self) -> bool:
+        """Every role is ready and every product can be found."""
+        try:
+            is_ready = self.ask("/readyz")["ready"]
+            return bool(is_ready and self.ask("/v1/status")["stores"]["vectors"].get("fused") == PRODUCTS)
+        except httpx.TransportError:
+            return False
+
+    def close(self) -> None:
+        """No process is left."""
+        self._producer.close(timeout=1)
+        self._over()
+        self._thread.join()
+
+
 @pytest.fixture(scope="module")
-def shop(
-    tansu: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[System, list[dict[str, Any]]]]:
+def shop() -> Iterator[Staged]:
     """Every role runs, and knows some drawn products."""
-    folder = tmp_path_factory.mktemp("page")
-    catalog = draw_shop(folder / "shop", PRODUCTS)
-    settings = settings_on(tansu, folder, pictures_root=catalog.parent, api_port=free_port(), encode_batch=8)
-    products = [orjson.loads(line) for line in catalog.read_bytes().splitlines()]
-    with running(settings, nice=0) as system:
-        system.start("catalog", "encode", "index,api", "clicks", "learner")
-        for product in products:
-            system.send(system.names.catalog_updates, product["product_id"].encode(), orjson.dumps(product))
-        system.confirm()
-        system.until_quiet(120)
-        system.until(partial(is_ready, settings.api_port), 180, "the api is ready")
-        yield system, products
-
-
-def is_ready(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200
-    except httpx.TransportError:
-        return False
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo_stage, "DRAWN_PRODUCTS", PRODUCTS - 1)
+        patch.setattr(up, "BACKGROUND_NICE", 0)  # on a busy machine the encoder would have next to nothing
+        staged = Staged()
+        try:
+            for product in staged.products:
+                staged.publish(product)
+            deadline = time.monotonic() + READY_WITHIN_S
+            while not staged.has_all():
+                assert time.monotonic() < deadline, "the shop is not ready"
+                time.sleep(0.2)
+            yield staged
+        finally:
+            staged.close()
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +123,14 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(shop: tuple[System, Any], browser: Any) -> Iterator[Any]:
+def page(shop: Staged, browser: Any) -> Iterator[Any]:
     """A tab of a new visitor in which no script has failed."""
     context = browser.new_context(viewport={"width": 1280, "height": 860})
     context.set_default_timeout(WITHIN_MS)
     page = context.new_page()
     failed: list[str] = []
     page.on("pageerror", lambda error: failed.append(str(error)))
-    page.goto(f"http://127.0.0.1:{shop[0].settings.api_port}/")
+    page.goto(f"http://127.0.0.1:{shop.settings.api_port}/")
     page.wait_for_selector("#found .card")
     yield page
     assert failed == []
@@ -92,11 +146,10 @@ def keep(page: Any, name: str) -> None:
     page.screenshot(path=PICTURES / f"{name}.png")
 
 
-def test_words_find_products_and_a_click_changes_the_list_without_a_reload(shop: Any, page: Any) -> None:
-    _, products = shop
+def test_words_find_products_and_a_click_changes_the_list_without_a_reload(shop: Staged, page: Any) -> None:
     page.wait_for_selector("#yours button")
     before = titles(page, "#yours")
-    wanted = products[0]
+    wanted = shop.products[0]
     page.fill("#words", wanted["title"])
     page.press("#words", "Enter")
     page.wait_for_function(
@@ -117,10 +170,9 @@ def test_words_find_products_and_a_click_changes_the_list_without_a_reload(shop:
     keep(page, "product")
 
 
-def test_a_picture_finds_its_product(shop: Any, page: Any) -> None:
-    system, products = shop
-    wanted = products[5]
-    page.set_input_files("#picture", Path(system.settings.pictures_root) / wanted["image_links"][0])
+def test_a_picture_finds_its_product(shop: Staged, page: Any) -> None:
+    wanted = shop.products[5]
+    page.set_input_files("#picture", Path(shop.settings.pictures_root) / wanted["image_links"][0])
     page.wait_for_function(
         "title => document.querySelector('#found .card span')?.innerText.startsWith(title)", arg=wanted["title"]
     )
@@ -128,15 +180,12 @@ def test_a_picture_finds_its_product(shop: Any, page: Any) -> None:
     keep(page, "by-picture")
 
 
-def test_what_sells_out_disappears_from_the_list(shop: Any, page: Any) -> None:
-    system, products = shop
+def test_what_sells_out_disappears_from_the_list(shop: Staged, page: Any) -> None:
     page.locator("#found .card").first.click()  # from now on she is somebody with a list
     page.wait_for_function("() => /ms after your click/.test(document.getElementById('you').textContent)")
     gone = titles(page, "#yours")[0]
-    product_id = next(product["product_id"] for product in products if product["title"] == gone)
-    patch = {"op": "patch", "product_id": product_id, "availability": "out_of_stock"}
-    system.send(system.names.catalog_updates, product_id.encode(), orjson.dumps(patch))
-    system.confirm()
+    product_id = next(product["product_id"] for product in shop.products if product["title"] == gone)
+    shop.publish({"op": "patch", "product_id": product_id, "availability": "out_of_stock"})
     page.wait_for_function(
         "gone => ![...document.querySelectorAll('#yours span')].some(line => line.innerText.startsWith(gone + '\\n'))",
         arg=gone,
@@ -157,23 +206,83 @@ def test_it_can_be_used_by_keyboard_and_on_a_narrow_screen(page: Any) -> None:
     keep(page, "narrow")
 
 
-def test_the_operator_sees_every_role_at_work(shop: Any, page: Any) -> None:
-    page.goto(f"http://127.0.0.1:{shop[0].settings.api_port}/operator")
-    page.wait_for_function("() => document.querySelectorAll('#roles tbody tr').length === 6")
-    assert set(page.locator("#roles tbody tr td:nth-child(2)").all_inner_texts()) == {"running"}
+def test_the_operator_sees_every_role_at_work(shop: Staged, page: Any) -> None:
+    page.goto(f"http://127.0.0.1:{shop.settings.api_port}/operator")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('#roles tbody tr')]"
+        ".filter(row => row.cells[1].innerText === 'running').length === 6"
+    )
     page.wait_for_selector("#new .card")
     page.wait_for_selector("#letters caption")
+    page.wait_for_function(
+        "() => /\\d\\s(ms|s)/.test(document.querySelector('#freshness tbody tr td:nth-child(2)').textContent)"
+    )
+    assert page.inner_text("#new-count").startswith(f"{PRODUCTS} came, ")
+    page.wait_for_selector("#new .first:text('no click yet')")
     assert not page.is_visible("#problem"), page.inner_text("#problem")
     keep(page, "operator")
 
 
-def test_a_product_can_be_opened_again_after_a_search(shop: Any, page: Any) -> None:
+def test_an_own_product_waits_while_the_encoder_is_stopped_and_is_found_by_its_picture_once_it_runs(
+    shop: Staged, page: Any, tmp_path: Path
+) -> None:
+    picture = Image.new("RGB", (200, 200), "white")
+    ImageDraw.Draw(picture).ellipse((40, 20, 160, 180), fill="purple")
+    picture.save(tmp_path / "mug.png")
+    encoder = "#processes li[data-name=encode]"
+    page.click(f"{encoder} button")
+    page.wait_for_selector(f"{encoder} output:text('stopped')")
+    page.set_input_files("#own-picture", tmp_path / "mug.png")
+    page.fill("#own-title", "My purple mug")
+    page.fill("#own-price", "9.5")
+    page.click("#publish button.main")
+    page.wait_for_selector("#published:has-text('it waits for the encoder')")
+    page.wait_for_selector(f"{encoder} output:text('stopped, 1 waiting')")
+    page.wait_for_selector("#happened li:has-text('the encoder stopped')")
+    keep(page, "encoder-stopped")
+    by_picture = {"picture": b64encode((tmp_path / "mug.png").read_bytes()).decode()}
+    assert "My purple mug" not in [item["title"] for item in shop.ask("/v1/search", by_picture)["items"]]
+    assert page.get_attribute(f"{encoder} button", "aria-checked") == "false"
+    page.click(f"{encoder} button")
+    page.wait_for_selector("#published:has-text('Shoppers can find it')", timeout=4 * WITHIN_MS)  # it loads its models
+    page.wait_for_selector("#happened li:has-text('My purple mug can be found')")
+    keep(page, "own-product")
+    page.click("#published button:text('Search with its photo')")
+    page.wait_for_function("() => document.querySelector('#found .card span')?.innerText.startsWith('My purple mug')")
+    keep(page, "found-by-own-picture")
+
+
+def test_a_product_is_sold_out_and_restored_by_a_button(shop: Staged, page: Any) -> None:
+    page.locator("#found .card").nth(2).click()
+    page.wait_for_selector("#product-title")
+    title = page.inner_text("#product-title")
+
+    def is_found() -> bool:
+        found = shop.ask("/v1/search", {"q": title, "limit": PRODUCTS})["items"]
+        return title in [item["title"] for item in found]
+
+    assert is_found()
+    page.click("#product button:text('Sell it out')")
+    page.wait_for_selector("#product p.wrong:text('sold out')")
+    page.wait_for_selector(f"#happened li:has-text('{title} sold out')")
+    assert page.is_disabled("#product button:text('Into the cart')")
+    assert page.locator("#found .gone").inner_text().startswith(title)
+    assert not is_found()
+    page.click("#product button:text('Restore it')")
+    page.wait_for_selector("#product p:text('in stock')")
+    assert page.evaluate("() => document.activeElement.textContent") == "Sell it out", "the keyboard stays there"
+    page.wait_for_selector(f"#happened li:has-text('{title} is back')")
+    assert page.locator(".gone").count() == 0
+    assert is_found()
+
+
+def test_a_product_can_be_opened_again_after_a_search(shop: Staged, page: Any) -> None:
     for _ in range(2):
-        page.fill("#words", shop[1][1]["title"])
+        page.fill("#words", shop.products[1]["title"])
         page.press("#words", "Enter")
         page.wait_for_function(
             "title => document.querySelector('#found .card span')?.innerText.startsWith(title)",
-            arg=shop[1][1]["title"],
+            arg=shop.products[1]["title"],
         )
         page.locator("#found .card").first.click()
         page.wait_for_selector("#product:not([hidden]) #product-title")
@@ -182,15 +291,15 @@ def test_a_product_can_be_opened_again_after_a_search(shop: Any, page: Any) -> N
     assert not page.is_visible("#product")
 
 
-def test_where_keys_are_needed_the_page_asks_for_one_that_suffices(shop: Any, browser: Any) -> None:
-    keys = KeyStore(shop[0].parts.products.engine)
+def test_where_keys_are_needed_the_page_asks_for_one_that_suffices(shop: Staged, browser: Any) -> None:
+    keys = KeyStore(open_database(None, shop.settings.home, "products", shop.settings.namespace))
     reads, both = keys.make("reads", ["read"]), keys.make("shop", ["read", "write"])
     time.sleep(KNOWN_FOR_S + 0.2)
     context = browser.new_context()
     context.set_default_timeout(WITHIN_MS)
     page = context.new_page()
     try:
-        page.goto(f"http://127.0.0.1:{shop[0].settings.api_port}/")
+        page.goto(f"http://127.0.0.1:{shop.settings.api_port}/")
         tell_key(page, reads[1])
         page.wait_for_selector("#found .card")
         page.wait_for_function(

@@ -1,0 +1,222 @@
+"""What just happened in the shop, for those who look on: clicks and their lists, products that came, sold out and are
+back, workers that stopped and started.
+
+Clicks and lists come from their topics, products from the shelf, workers from the status board. Whoever looks on too
+slowly misses the oldest; where nobody does, clicks and lists are not even parsed.
+"""
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import aiokafka
+import orjson
+
+from streams.list_feed import TooManyStreams
+from streams.shelf import Shelf
+from streams.status import ALIVE_S, StatusBoard
+from streams.tail import Tail
+
+LOOK_EVERY_S = 0.1
+LOOK_EVERY_IDLE_S = 1.0  # while nobody looks on
+STREAMS_MAX = 100
+KEPT = 200  # happenings of a stream that nobody has read yet
+CLICKS_KEPT = 10_000  # whose lists have not come
+NEW_WITHIN_S = 3_600.0  # a product whose vectors come later was encoded again, and is not new
+Happening = dict[str, Any]
+
+
+class HappeningStream:
+    """What happens from now on, as one who looks on may see it. A context manager, whose end closes it."""
+
+    def __init__(self, happenings: "Happenings", user: str | None, *, sees_all: bool, names_users: bool) -> None:
+        """As Happenings.open makes it."""
+        self.is_closed = False
+        self._happenings = happenings
+        self._user = user
+        self._sees_all = sees_all
+        self._names_users = names_users
+        self._waiting: deque[Happening] = deque(maxlen=KEPT)
+        self._changed = asyncio.Event()
+
+    def put(self, happening: Happening) -> None:
+        """It happened, and is told if it is for these eyes."""
+        user = happening.get("user")
+        if user is None and happening["kind"] == "worker" and not self._sees_all:
+            return
+        if user is not None and user != self._user:
+            if not self._sees_all:
+                return
+            if not self._names_users:
+                happening = happening | {"user": self._happenings.shortened(user)}
+        self._waiting.append(happening)
+        self._changed.set()
+
+    async def next(self, within_s: float) -> Happening | None:
+        """The next one; None if nothing happened within so long, or the stream was closed."""
+        if not self._waiting and not self.is_closed:
+            try:
+                await asyncio.wait_for(self._changed.wait(), within_s)
+            except TimeoutError:
+                return None
+        self._changed.clear()
+        return self._waiting.popleft() if self._waiting and not self.is_closed else None
+
+    def close(self) -> None:
+        """Nothing comes any more; safe to call at any time."""
+        self.is_closed = True
+        self._changed.set()
+        self._happenings.drop(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+
+class Happenings:
+    """The open streams, and what fills them. All but `look` runs on the event loop."""
+
+    def __init__(self, shelf: Shelf, board: StatusBoard, tail: Tail, *, clicks: str, lists: str) -> None:
+        """clicks, lists: the topics, which the tail reads for this, too."""
+        self._shelf = shelf
+        self._board = board
+        self._streams: set[HappeningStream] = set()
+        self._clicked_at: OrderedDict[str, int] = OrderedDict()  # event id -> ms since 1970, of its record
+        self._pending: list[Happening] = []  # of users, whose products have no titles yet
+        self._positions = {"newcomers": 0, "withdrawn": 0, "restored": 0}  # in the shelf's notices
+        self._workers: dict[tuple[str, str], tuple[int, bool]] | None = None  # pid, and whether it is up
+        self._secret = secrets.token_bytes(16)
+        tail.add(clicks, self.put_click)
+        tail.add(lists, self.put_list)
+
+    # --- who looks on --------------------------------------------------------------------------------------------
+
+    def open(self, user: str | None, *, sees_all: bool, names_users: bool) -> HappeningStream:
+        """A stream. Raises TooManyStreams.
+
+        user         whose own clicks and lists are told in any case, under her id
+        sees_all     those of the others, too, and workers
+        names_users  these under their ids; else under what tells them apart for as long as the api runs
+        """
+        if len(self._streams) >= STREAMS_MAX:
+            raise TooManyStreams(f"{STREAMS_MAX} look on already: close another page, or try again later")
+        stream = HappeningStream(self, user, sees_all=sees_all, names_users=names_users)
+        self._streams.add(stream)
+        return stream
+
+    def drop(self, stream: HappeningStream) -> None:
+        """It is told nothing more."""
+        self._streams.discard(stream)
+
+    def close(self) -> None:
+        """Every stream ends."""
+        for stream in list(self._streams):
+            stream.close()
+
+    def shortened(self, user: str) -> str:
+        """Four hex digits that tell her from the others, and lead nowhere."""
+        return hashlib.blake2s(user.encode(), key=self._secret, digest_size=2).hexdigest()
+
+    # --- what happens --------------------------------------------------------------------------------------------
+
+    def put_click(self, record: aiokafka.ConsumerRecord) -> None:
+        """A record of user-clicks."""
+        if not self._streams or not (told := _parsed(record.value)) or "product_id" not in told:
+            return
+        self._clicked_at[str(told.get("event_id"))] = record.timestamp
+        while len(self._clicked_at) > CLICKS_KEPT:
+            self._clicked_at.popitem(last=False)
+        own = {"user": str(told.get("user_id")), "event": told.get("event"), "product_id": told["product_id"]}
+        self._pend({"kind": "click", "at": record.timestamp / 1000, **own})
+
+    def put_list(self, record: aiokafka.ConsumerRecord) -> None:
+        """A record of recommendations."""
+        if not self._streams or not (told := _parsed(record.value)):
+            return
+        own = {"user": str(told.get("user_id")), "cause": told.get("cause"), "event_ids": told.get("event_ids")}
+        self._pend({"kind": "list", "at": record.timestamp / 1000, **own})
+
+    async def follow(self, are_full: Callable[[], bool]) -> None:
+        """Tell until cancelled. are_full: the views; what was on the shelf before is nobody's news."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S if self._streams else LOOK_EVERY_IDLE_S)
+            pending, self._pending = [self._timed(one) for one in self._pending], []
+            found = await asyncio.to_thread(self.look, pending, time.time(), is_news=are_full())
+            for happening in found:
+                for stream in list(self._streams):
+                    stream.put(happening)
+
+    def look(self, pending: list[Happening], now: float, *, is_news: bool) -> list[Happening]:
+        """What happened to products and workers since the last look (at `now`, s since 1970), and the pending with the
+        titles of their products; in the order of their times."""
+        with self._shelf.lock:
+            found = list(self._of_products(now))
+            titled = [happening | self._title(happening["product_id"]) if "product_id" in happening else happening
+                      for happening in pending]  # fmt: skip
+        found += self._of_workers(now)
+        return sorted(titled + found, key=lambda happening: happening["at"]) if is_news else []
+
+    def _timed(self, happening: Happening) -> Happening:
+        """A list with the time from its newest click, whose record may have been read after it."""
+        if happening["kind"] != "list":
+            return happening
+        event_ids = happening.pop("event_ids") or ()
+        clicked_at = [at for one in event_ids if (at := self._clicked_at.pop(one, None)) is not None]
+        took_ms = max(0, round(happening["at"] * 1000) - max(clicked_at)) if clicked_at else None
+        return happening | {"took_ms": took_ms}
+
+    def _pend(self, happening: Happening) -> None:
+        if len(self._pending) < KEPT:  # nobody reads more of one look
+            self._pending.append(happening)
+
+    def _of_products(self, now: float) -> Iterator[Happening]:
+        """Under the shelf's lock."""
+        shelf = self._shelf
+        for name in self._positions:
+            notices = getattr(shelf, name)
+            rows, _ = notices.since(self._positions[name])
+            self._positions[name] = notices.end
+            for row in rows[-KEPT:]:
+                product_id = shelf.product_ids[row]
+                if product_id is None or not shelf.has_offer(product_id):
+                    continue
+                about = {"at": now, "product_id": product_id, "title": shelf.titles[row]}
+                after_s = now - float(shelf.created_at[row])
+                if name == "withdrawn":
+                    if not shelf.listable[row]:
+                        yield {"kind": "sold_out", **about}
+                elif name == "restored":
+                    yield {"kind": "restored", **about}
+                elif after_s < NEW_WITHIN_S:
+                    yield {"kind": "indexed", **about, "after_s": round(max(0.0, after_s), 3)}
+
+    def _title(self, product_id: str) -> Happening:
+        row = self._shelf.rows.get(product_id)
+        return {"title": product_id if row is None else self._shelf.titles[row]}
+
+    def _of_workers(self, now: float) -> Iterator[Happening]:
+        before, self._workers = self._workers, {}
+        for one in self._board.workers(now):
+            who, is_up = (one.worker_id, one.role), now - one.at <= ALIVE_S and one.state != "stopping"
+            self._workers[who] = one.pid, is_up
+            pid, was_up = (before or {}).get(who, (0, False))
+            if before is None or (pid, was_up) == (one.pid, is_up) or not (was_up or is_up):
+                continue
+            what = "stopped" if not is_up else "restarted" if was_up else "started"
+            yield {"kind": "worker", "at": now, "role": one.role, "worker_id": one.worker_id, "what": what}
+
+
+def _parsed(value: bytes | None) -> dict[str, Any] | None:
+    """What the record says; None if it is nothing of this kind, which its reader will tell."""
+    try:
+        told = orjson.loads(value or b"null")
+    except orjson.JSONDecodeError:
+        return None
+    return told if isinstance(told, dict) else None
