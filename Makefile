@@ -73,7 +73,7 @@ clean:  ## Remove .venv and caches; .freshet, where data lives, stays
 
 .venv/.test: $(PINS) | .venv/bin/pip
 	@echo 'Installing into .venv, the tools of the tests included: 3.4 GB to fetch (torch, above all), which takes minutes.'
-	@$(PIP) --editable '.[embedded,postgresql,evaluate,onnx,dev]'
+	@$(PIP) --editable '.[embedded,postgresql,opentelemetry,evaluate,onnx,dev]'
 	@.venv/bin/python -m streams.compiling
 	@touch $@
 

@@ -36,7 +36,8 @@ DESCRIPTION = (
     "not know is ignored and counted. Keys are raw UTF-8; the partition is the key's murmur2 hash. Vectors are base64 "
     "of little-endian float32. A namespace `shop-a` puts `shop-a.` before every topic. What breaks a contract goes to "
     "the topic's `.dead-letters` with the reason. What an operator publishes again from there carries the header "
-    "`replayed-from`, the place where it stood before."
+    "`replayed-from`, the place where it stood before. Clicks and "
+    "lists may carry `traceparent` (W3C Trace Context): a list belongs to the trace of its newest click."
 )
 FINGERPRINT: Json = {"fingerprint": {"description": "hash of every weight and setting of the encoder"}}
 

@@ -33,6 +33,7 @@ from streams.served_vectors import ServedVectors
 from streams.settings import Settings
 from streams.shelf import Shelf
 from streams.topics import TopicNames
+from streams.tracing import NO_TRACING, Tracing
 from streams.unasked import UnaskedLists
 from streams.user_embeddings import forgotten_record
 
@@ -77,6 +78,7 @@ class ClicksRole(Role[UserEvent | None]):
         shelf: Shelf,
         replica: Replica | ServedVectors,
         experiment: RunningExperiment | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         """experiment: filled by the replica; None: there never is one."""
         self.topics = (names.user_clicks,)
@@ -85,6 +87,7 @@ class ClicksRole(Role[UserEvent | None]):
         self._users = users
         self._shelf = shelf
         self._replica = replica
+        self._tracing = tracing
         self._ranker = ExperimentRanker(shelf, settings, experiment, explores=True)
         self._unasked = UnaskedLists(settings, names, users, shelf, self._ranker, broker)
         self._ranker.tell_of_others(self._unasked.like_minded.count)
@@ -109,10 +112,13 @@ class ClicksRole(Role[UserEvent | None]):
         """Histories as they are after the batch, examples, lists; the rows are written by the commit."""
         self._replica.check()
         now = time.time()
+        trace = self._tracing.batch(self.name, [message for message, _ in batch])
+        trace.begin("read users")
         users = self._read_users({_user_id(delivery) for delivery in batch})
         counts = ExperimentCounts(self._ranker.trial)
         for delivery in batch:
             self._apply(users[_user_id(delivery)], delivery, now, counts)
+        trace.begin("rank")
         ranked = self._rank([user for user in users.values() if user.answers])
         rows = [self._row(user, ranked, now) for user in users.values() if user.changed]
         counts.note_lists(ranked, [row.user_id for row in rows])
@@ -122,15 +128,19 @@ class ClicksRole(Role[UserEvent | None]):
         answered = [message.at for message, click in batch if click and click.event_id in users[click.user_id].answers]
 
         def commit() -> None:
+            trace.begin("commit")
             self._click_to_list.add(answered, time.time())  # the lists are confirmed by now
             self._users.write(rows, wishes, counts.all())
             self._unasked.note(lists, [wish.user_id for wish in wishes], now)
+            trace.end()
 
         publish = [example for user in users.values() for example in user.examples]
         version = self._weights_version()
-        publish += [made.message(self._names.recommendations, version) for made in lists]
+        carried = {_user_id(delivery): trace.carried(place) for place, delivery in enumerate(batch)}  # of the newest
+        publish += [made.message(self._names.recommendations, version, carried[made.user_id]) for made in lists]
         forgotten = [(wish.user_id, users[wish.user_id].revision) for wish in wishes]
         publish += [forgotten_record(self._names.user_embeddings, *user) for user in forgotten]
+        trace.begin("publish")
         return Outcome(publish, commit)
 
     def aside(self, assignment: Assignment) -> Outcome | None:

@@ -23,6 +23,7 @@ from streams.parsing import parse_catalog_update, parse_click
 from streams.publish import LINE_MAX_BYTES
 from streams.settings import Settings
 from streams.topics import TopicNames
+from streams.tracing import NO_TRACING, Tracing
 from streams.unread import NotStoredYet, last_unread
 
 EVENTS_MAX = 1_000  # of a request
@@ -61,7 +62,13 @@ class Door:
     """Publishes for those who ask over HTTP. The coroutines run in the loop of the publisher."""
 
     def __init__(
-        self, settings: Settings, names: TopicNames, broker: Broker, publisher: Publisher, users: UserStore
+        self,
+        settings: Settings,
+        names: TopicNames,
+        broker: Broker,
+        publisher: Publisher,
+        users: UserStore,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self._future_limit_s = settings.future_limit_s
         self._clicks_group = group_id(settings, "clicks")
@@ -69,6 +76,7 @@ class Door:
         self._broker = broker
         self._publisher = publisher
         self._users = users
+        self._tracing = tracing
         self._late: set[asyncio.Task[list[Any]]] = set()  # publications that nobody waits for any more
 
     # --- events --------------------------------------------------------------------------------------------------
@@ -96,10 +104,12 @@ class Door:
         return Posted(_messages(self._names.catalog_updates, "product_id", _events_of(body), parse_catalog_update), [])
 
     async def publish(self, messages: list[Outgoing]) -> list[Any]:
-        """As Publisher.publish. Raises BrokerUnavailable after CONFIRM_WITHIN_S, too, and at once while others wait
-        longer."""
+        """As Publisher.publish, within the trace of the request. Raises BrokerUnavailable after CONFIRM_WITHIN_S, too,
+        and at once while others wait longer."""
         if self._late:
             raise BrokerUnavailable(f"it has not confirmed for more than {CONFIRM_WITHIN_S:g} s what came before")
+        if carried := self._tracing.carried():
+            messages = [message._replace(headers=(*message.headers, *carried)) for message in messages]
         publishing = asyncio.create_task(self._publisher.publish(messages))
         # Not wait_for: the producer goes on all the same, and a publication that is cut off may leave it in between.
         await asyncio.wait({publishing}, timeout=CONFIRM_WITHIN_S)

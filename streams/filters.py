@@ -1,5 +1,6 @@
 """What products are asked for: the filters of a request, and the conditions that they come to."""
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any
 
@@ -9,9 +10,9 @@ from pydantic_core import PydanticCustomError
 from store.conditions import Conditions, PriceRange
 from streams.events import Availability, ShortText
 
-NAMED = "attributes."
+NAMED = re.compile(r"attributes(?:\.(?P<dotted>.*)|\[(?P<bracketed>.*)\])", re.DOTALL)  # the second is OpenAPI's
 Amount = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
-AttributeName = Annotated[str, Field(pattern=r'^[^"]{1,100}$')]
+AttributeName = Annotated[str, Field(pattern=r'^[^"\\]{1,100}$')]  # Qdrant's paths take neither, quoted or not
 
 
 class BadQuery(ValueError):
@@ -35,20 +36,25 @@ class Filters(BaseModel):
     ] = None
     attributes: Annotated[
         dict[AttributeName, ShortText],
-        Field(max_length=20, description="names and values; in an address each stands as attributes.NAME=VALUE"),
+        Field(
+            max_length=20, description="names and values; in an address attributes.NAME=VALUE or attributes[NAME]=VALUE"
+        ),
     ] = {}
 
     @model_validator(mode="before")
     @classmethod
     def _gather_attributes(cls, told: Any) -> Any:
-        """`attributes.colour: red`, as an address has it, is the attribute colour."""
-        if not isinstance(told, Mapping) or not any(str(name).startswith(NAMED) for name in told):
+        """`attributes.colour: red` and `attributes[colour]: red`, as an address has it, is the attribute colour."""
+        if not isinstance(told, Mapping):
             return told
-        if "attributes" in told:
+        found = {name: NAMED.fullmatch(str(name)) for name in told}
+        named = {name: match["dotted"] or match["bracketed"] or "" for name, match in found.items() if match}
+        if not named:
+            return told
+        if "attributes" in told or len({*named.values()}) < len(named):
             raise PydanticCustomError("twice", "attributes: tell them in one way, here or as attributes.NAME")
-        others = {name: value for name, value in told.items() if not str(name).startswith(NAMED)}
-        named = {name.removeprefix(NAMED): value for name, value in told.items() if name not in others}
-        return {**others, "attributes": named}
+        others = {name: value for name, value in told.items() if name not in named}
+        return {**others, "attributes": {own: told[name] for name, own in named.items()}}
 
     def conditions(self, currencies: Callable[[], Collection[str]]) -> Conditions:
         """The same for stores and shelves; where all prices have one currency, it need not be named.

@@ -9,7 +9,7 @@ import orjson
 from numpy.typing import NDArray
 
 from store.history import History
-from streams.broker import Outgoing
+from streams.broker import Headers, Outgoing
 from streams.experiment_ranking import Listed, Mark
 from streams.list_ids import new_list_id
 
@@ -35,7 +35,7 @@ class MadeList:
     list_id: str = field(default_factory=new_list_id)
     experiment: Mark | None = None  # as streams.events.ListExperiment
 
-    def message(self, topic: str, weights_version: str) -> Outgoing:
+    def message(self, topic: str, weights_version: str, headers: Headers = ()) -> Outgoing:
         """The record, under the user's key."""
         value = {
             "list_id": self.list_id,
@@ -51,7 +51,7 @@ class MadeList:
             value["experiment"] = self.experiment
         if self.withdrawn:
             value["withdrawn"] = self.withdrawn
-        return Outgoing(topic, self.user_id.encode(), orjson.dumps(value))
+        return Outgoing(topic, self.user_id.encode(), orjson.dumps(value), headers)
 
 
 def made_list(

@@ -30,6 +30,7 @@ from streams.served_vectors import ServedVectors
 from streams.settings import Settings
 from streams.shelf import Shelf
 from streams.topics import TopicNames, topic_names
+from streams.tracing import Tracing, open_tracing
 from streams.turns import Turns
 from streams.version_files import load_encoder, open_version
 from streams.versions import Versions, encoding, filled, version_of
@@ -155,8 +156,14 @@ class Parts:
         puts = {**shelf_topics(self.shelf, self.names), self.names.experiments: self.experiment.put}
         return ServedVectors(self.broker, self.settings, self.names, self.versions, self.shelf, puts)
 
+    @cached_property
+    def tracing(self) -> Tracing:
+        return open_tracing(self.settings)
+
     async def close(self) -> None:
         """What no role closes is closed."""
+        if "tracing" in self.__dict__:
+            await asyncio.to_thread(self.tracing.close)
         if "version_reader" in self.__dict__:
             await self.version_reader.stop()
 
@@ -237,7 +244,14 @@ def _clicks(parts: Parts) -> Runnable:
     from streams.clicks import ClicksRole
 
     role = ClicksRole(
-        parts.settings, parts.names, parts.broker, parts.users, parts.shelf, parts.replica, parts.experiment
+        parts.settings,
+        parts.names,
+        parts.broker,
+        parts.users,
+        parts.shelf,
+        parts.replica,
+        parts.experiment,
+        parts.tracing,
     )
     return _lossless(parts, role)
 
@@ -287,9 +301,10 @@ def _api(parts: Parts) -> Runnable:
         board=board,
         happenings=Happenings(parts.shelf, board, feed.tail, clicks=clicks, lists=lists),
         first_clicks=FirstClicks(parts.shelf, feed.tail, clicks=clicks),
-        door=Door(parts.settings, parts.names, parts.broker, parts.publisher, parts.users),
+        door=Door(parts.settings, parts.names, parts.broker, parts.publisher, parts.users, parts.tracing),
         replicas=parts.replica,
         backlogs=Backlogs(parts.settings, lambda: parts.versions.serving).now,
+        tracing=parts.tracing,
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -133,6 +134,14 @@ class Settings(BaseSettings):
         200, ge=0, le=100_000, description="user embeddings published per second, at most; 0 = no look-alikes"
     )
 
+    # Traces
+    otlp_endpoint: str | None = Field(
+        None, description="URL of an OpenTelemetry collector, as http://localhost:4318; unset = no traces"
+    )
+    trace_share: float = Field(
+        1.0, ge=0, le=1, description="of the traces that begin here; others are told if who began them said so"
+    )
+
     # Interface
     api_host: str = Field(
         "127.0.0.1",
@@ -160,6 +169,17 @@ class Settings(BaseSettings):
     def _names_a_server(cls, url: str | None) -> str | None:
         if url is not None and not _is_web_address(url):
             raise _wrong("a Qdrant URL is like http://localhost:6333; unset it for the embedded store")
+        return url
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _names_a_collector(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        if not _is_web_address(url):
+            raise _wrong("an OTLP endpoint is like http://localhost:4318; unset it for no traces")
+        if not all(map(_is_installed, ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"))):
+            raise _wrong("traces need a package that is not installed: pip install 'freshet[opentelemetry]'")
         return url
 
     @field_validator("checkpoints_url", "encoders_url")
@@ -203,6 +223,13 @@ def load_settings() -> Settings:
     if unknown:
         raise UnknownSetting(f"unknown {', '.join(unknown)}: known are {', '.join(sorted(known))}")
     return Settings()
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that holds it
+        return False
 
 
 def _is_web_address(url: str) -> bool:

@@ -168,7 +168,8 @@ def kafka_libraries() -> Path:
     return libraries
 
 
-def _absent(name: str, reason: Exception) -> NoReturn:
+def absent(name: str, reason: Exception) -> NoReturn:
+    """Skips the test, or fails it where the part is required."""
     if required(name):
         pytest.fail(str(reason))
     pytest.skip(str(reason))
@@ -178,7 +179,7 @@ def _running_kafka(folder: Path) -> Iterator[LocalKafka]:
     try:
         kafka = LocalKafka(folder)
     except KafkaMissing as reason:
-        _absent("kafka", reason)
+        absent("kafka", reason)
     try:
         kafka.start()
         yield kafka
@@ -193,7 +194,7 @@ def tansu_fixture() -> Iterator[EmbeddedBroker]:
     try:
         broker.start()
     except EmbeddedBrokerMissing as reason:
-        _absent("tansu", reason)
+        absent("tansu", reason)
     yield broker
     broker.stop()
 

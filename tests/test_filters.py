@@ -16,7 +16,7 @@ from streams.shelf import Shelf
 
 
 def test_filters_come_to_conditions_and_attributes_may_stand_in_an_address() -> None:
-    told = {"brand": "Lux", "price_max": "9.5", "attributes.colour": "red", "attributes.size": "M"}
+    told = {"brand": "Lux", "price_max": "9.5", "attributes.colour": "red", "attributes[size]": "M"}
     attributes = (("colour", "red"), ("size", "M"))
     expected = Conditions("Lux", price=PriceRange("EUR", None, 9.5), attributes=attributes)
     assert Filters.model_validate(told).conditions(lambda: ["EUR"]) == expected
@@ -47,7 +47,9 @@ def test_a_price_that_cannot_be_meant_says_what_to_change(
         Filters(**told).conditions(lambda: known)
 
 
-@pytest.mark.parametrize("told", [{"price_mni": 2}, {'attributes.a"b': "x"}, {"attributes": "red"}])
+@pytest.mark.parametrize(
+    "told", [{"price_mni": 2}, {'attributes.a"b': "x"}, {"attributes.a\\b": "x"}, {"attributes": "red"}]
+)
 def test_a_misspelled_filter_is_refused(told: Mapping[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Filters.model_validate(told)
@@ -156,3 +158,5 @@ def test_whatever_came_and_went_exactly_those_are_met_whose_last_offer_meets_all
 def test_attributes_told_in_two_ways_are_refused(told: object) -> None:
     with pytest.raises(ValidationError, match="attributes: tell them in one way"):
         Filters.model_validate({"attributes": told, "attributes.colour": "red"})
+    with pytest.raises(ValidationError, match="attributes: tell them in one way"):
+        Filters.model_validate({"attributes[colour]": "red", "attributes.colour": "red"})

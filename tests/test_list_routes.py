@@ -51,7 +51,7 @@ async def ask(shop: AskedShop, path: str, body: dict[str, Any] | None = None) ->
         ("/v1/users/ann/1/buy-again", [BALL]),
         ("/v1/users/ann/1/buy-again?brand=Nord", []),
         ("/v1/trending?brand=Nord", ["b"]),
-        ("/v1/new?attributes.colour=red", ["c"]),
+        ("/v1/new?attributes[colour]=red", ["c"]),
         (f"/v1/products/{BALL}/across-brands", ["b", "c"]),
         (f"/v1/products/{BALL}/across-brands?attributes.colour=red", ["c"]),
         (f"/v1/products/{BALL}/similar?attributes.colour=red", ["c"]),

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import promql_parser
 import pytest
 import yaml
 from asked_shop import AskedShop, ReplicasAtHand
@@ -256,18 +257,27 @@ def test_every_metric_has_help_and_a_name_by_the_conventions(shop: AskedShop, mo
 
 
 def names_in(expression: str) -> tuple[set[str], set[str]]:
-    """The metrics that an expression of PromQL names, and the labels."""
-    labels = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"", expression))
-    for group in re.findall(r"\b(?:by|without|on|ignoring)\s*\(([^)]*)\)", expression):
-        labels |= {name.strip() for name in group.split(",") if name.strip()}
-    left = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\b(?:by|without|on|ignoring)\s*\([^)]*\)", " ", expression)
-    words = re.findall(r"[a-zA-Z_:][\w:]*(?!\w)(?!\s*\()", left)
-    return {word for word in words if word not in {"and", "or", "unless", "bool", "sum", "max", "min"}}, labels
+    """The metrics that an expression of PromQL names, and the labels. Raises ValueError if it is none."""
+    metrics: set[str] = set()
+    labels: set[str] = set()
+
+    def note(node: Any) -> None:
+        selector = getattr(node, "vector_selector", node)  # of a range
+        if isinstance(selector, promql_parser.VectorSelector):
+            metrics.add(selector.name or "")
+            labels.update(matcher.name for matcher in selector.matchers.matchers)
+        modifier = getattr(node, "modifier", None)
+        labels.update(getattr(getattr(modifier, "matching", None) or modifier, "labels", None) or ())
+
+    promql_parser.walk(promql_parser.parse(expression), note)
+    return metrics, labels
 
 
 def test_the_names_in_an_expression_are_found() -> None:
     expression = 'sum by (le, role) (rate(a_total{x=~"5..", y!="b_c"}[5m])) / max(d) > 0.5 and on (z) f_g'
     assert names_in(expression) == ({"a_total", "d", "f_g"}, {"le", "role", "x", "y", "z"})
+    with pytest.raises(ValueError, match="unclosed left parenthesis"):
+        names_in("sum(d")
 
 
 def test_every_metric_and_label_that_dashboard_and_alerts_name_exists(

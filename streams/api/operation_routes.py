@@ -10,11 +10,13 @@ from fastapi.responses import JSONResponse
 from store.records import StoreUnavailable
 from streams.api import PREFIX
 from streams.api.access import Access
+from streams.api.answers import answers
 from streams.api.views import Views
 from streams.health import Backlog
 from streams.status import StatusBoard
 
 AWAITED = ("catalog", "encode", "index", "clicks")  # without the learner, lists still come from the last factors
+LACKING = {"ready": False, "missing": ["clicks: silent; start it with `freshet up` or `freshet worker clicks`"]}
 Counts = Mapping[str, Callable[[], dict[str, int]]]
 
 
@@ -30,7 +32,7 @@ def probe_routes(board: StatusBoard, counts: Counts, views: Views) -> APIRouter:
         """The process answers."""
         return {"alive": True}
 
-    @routes.get("/readyz", responses={503: {"description": "what is missing"}})
+    @routes.get("/readyz", responses=answers(LACKING, 503, "what is missing"))
     def readyz() -> JSONResponse:
         """200 if lists are made and answered, else 503, and what is missing."""
         missing = list(lacks(time.time()))

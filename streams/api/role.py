@@ -22,6 +22,7 @@ from store.vectors import VectorStore
 from streams.api.access import Access, Guard, names_loopback
 from streams.api.board_metrics import BoardCollector
 from streams.api.demo_routes import demo_routes
+from streams.api.described import describe
 from streams.api.encoder_routes import encoder_routes
 from streams.api.event_routes import event_routes
 from streams.api.experiment_routes import experiment_routes
@@ -37,6 +38,7 @@ from streams.api.product_routes import product_routes
 from streams.api.rule_routes import rule_routes
 from streams.api.search_routes import search_routes
 from streams.api.shelf_routes import shelf_routes
+from streams.api.traced import Traced
 from streams.api.user_routes import user_routes
 from streams.api.views import Replicas, Views
 from streams.broker import end
@@ -56,6 +58,7 @@ from streams.search import Search
 from streams.settings import Settings
 from streams.shelf_lists import ShelfLists
 from streams.status import StatusBoard
+from streams.tracing import NO_TRACING, Tracing
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +95,7 @@ class Api:
         door: Door,
         replicas: Replicas,
         backlogs: Callable[[], Mapping[str, Backlog]] | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         """Nothing listens yet.
 
@@ -103,6 +107,7 @@ class Api:
         self._search = search
         self._board = board
         self._feed = feed
+        self._tracing = tracing
         self._happenings = happenings
         self._is_loopback = names_loopback(settings.api_host)
         self._access = Access(
@@ -203,6 +208,7 @@ class Api:
         for router in routers:
             app.router.routes += router.routes  # as they are: a router in a router looks for the route once more
         handle_errors(app)
+        describe(app)
         app.add_middleware(
             Guard,
             access=self._access,
@@ -211,6 +217,8 @@ class Api:
             answered=self._count,
         )
         app.add_middleware(Measured, metrics=self.metrics)
+        if self._tracing.is_on:
+            app.add_middleware(Traced, tracing=self._tracing)
         return app
 
     def _close_streams(self) -> None:
