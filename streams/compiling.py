@@ -57,7 +57,7 @@ def compile_ranking() -> None:
     ranker.rank([history], explore_for=["u"])  # as it is before the learner has published anything
     shelf.put_weights(b"next-click", orjson.dumps(shared | sizes), ())
     ranker.rank([history], explore_for=["u"])
-    ranker.rank_narrowed(history, Narrowing(explain=True), at=0.0, length=1)
+    ranker.rank_narrowed([history], Narrowing(explain=True), at=0.0, length=1)
     shelf.stage.knowledge(shelf.clicks).after.share(0, 1)  # what a reason asks for
     knowledge, rows = shelf.stage.knowledge(shelf.clicks), np.zeros(1, np.int32)
     rank_rows(knowledge, shelf.stage.reranker, shelf.bias[:2], rows, 0.0, EVERYBODY, rows, new_scratch(2))  # for rules

@@ -6,10 +6,11 @@ that are drawn from two are the exception: each of the two tries its own, as a d
 
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeVar
 
 from encoders.exploration import Exploration
 from encoders.exploration_step import Rule
@@ -28,6 +29,7 @@ from streams.shelf import Shelf
 
 PIN_COINS = 256  # the first of 512 coins that is tossed for a pinned product: a draft of two lists of 200 takes 200
 Mark = dict[str, str | None]
+Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,53 +96,70 @@ class ExperimentRanker:
     ) -> list[Listed]:
         """A list for each of these users, as Ranker.rank; explores: with new products and reasons that tell of others,
         as its explore_for."""
-        trial = self._follow()
-        if trial is None:
-            made = self._usual.rank(histories, segments=segments, explore_for=user_ids if explores else ())
-            return [Listed(one.items, one.embedding, new_list_id(), None) for one in made]
-        arms: dict[int | None, list[int]] = defaultdict(list)
-        for place, user_id in enumerate(user_ids):
-            arms[trial.arm_of(user_id)].append(place)
-        lists: dict[int, Listed] = {}
-        for arm, places in arms.items():
-            some = [histories[place] for place in places]
-            of_whom = [segments[place] for place in places] if segments else ()
+
+        def make(ranker: Ranker, places: list[int]) -> list[Ranked]:
             explore_for = [user_ids[place] for place in places] if explores else ()
-            ranked = [ranker.rank(some, segments=of_whom, explore_for=explore_for) for ranker in self._of(arm)]
-            with self._shelf.lock:
-                lists |= {place: self._listed(trial, arm, *made) for place, *made in zip(places, *ranked, strict=True)}
-        return [lists[place] for place in range(len(histories))]
+            return ranker.rank(_at(histories, places), segments=_at(segments, places), explore_for=explore_for)
+
+        return self._by_arms(user_ids, make, self._shelf.lock)
 
     def rank_narrowed(
         self,
-        history: History,
+        histories: Sequence[History],
         narrowing: Narrowing,
         *,
-        user_id: str | None,
+        user_ids: Sequence[str | None],
         at: float,
         length: int,
-        segment: str | None = None,
-    ) -> Listed:
+        segments: Sequence[str | None] = (),
+    ) -> list[Listed]:
         """As Ranker.rank_narrowed; call under the shelf's lock. Who has no user_id takes no part."""
-        trial = self._follow()
-        arm = None if trial is None or user_id is None else trial.arm_of(user_id)
-        made = [
-            ranker.rank_narrowed(history, narrowing, at=at, length=length, segment=segment) for ranker in self._of(arm)
-        ]
-        return self._listed(trial, arm, *made, length=length, scenario=narrowing.scenario)
+
+        def make(ranker: Ranker, places: list[int]) -> list[Ranked]:
+            some, of_whom = _at(histories, places), _at(segments, places)
+            return ranker.rank_narrowed(some, narrowing, at=at, length=length, segments=of_whom)
+
+        return self._by_arms(user_ids, make, nullcontext(), length=length, scenario=narrowing.scenario)
 
     # --- one list ------------------------------------------------------------------------------------------------
 
+    def _by_arms(
+        self,
+        user_ids: Sequence[str | None],
+        make: Callable[[Ranker, list[int]], list[Ranked]],
+        lock: AbstractContextManager[Any],
+        **more: Any,
+    ) -> list[Listed]:
+        """The lists that `make` makes of the users at some places, by the rankers of each one's arm.
+
+        lock  the shelf's, held while lists are drawn
+        more  as _listed takes it
+        """
+        trial = self._follow()
+        if trial is None:
+            made = make(self._usual, list(range(len(user_ids))))
+            return [Listed(one.items, one.embedding, new_list_id(), None) for one in made]
+        arms: dict[int | None, list[int]] = defaultdict(list)
+        for place, user_id in enumerate(user_ids):
+            arms[None if user_id is None else trial.arm_of(user_id)].append(place)
+        lists: dict[int, Listed] = {}
+        for arm, places in arms.items():
+            ranked = [make(ranker, places) for ranker in self._of(arm)]
+            with lock:
+                for place, *made in zip(places, *ranked, strict=True):
+                    lists[place] = self._listed(trial, arm, *made, **more)
+        return [lists[place] for place in range(len(user_ids))]
+
     def _listed(
         self,
-        trial: Trial | None,
+        trial: Trial,
         arm: int | None,
         *made: Ranked,
         length: int | None = None,
         scenario: str = DEFAULT_SCENARIO,
     ) -> Listed:
         """The shelf's lock is held. made: by the user's ranker, or by both."""
-        if trial is None or arm is None:
+        if arm is None:
             return Listed(made[0].items, made[0].embedding, new_list_id(), None)
         if arm != DRAWN:
             origin = Origin(trial.tag, arm)
@@ -221,3 +240,8 @@ class ExperimentRanker:
             ranker.like_minded = self._like_minded
             made.append(ranker)
         return made
+
+
+def _at(things: Sequence[Thing], places: Sequence[int]) -> list[Thing]:
+    """Those at these places; none of none."""
+    return [things[place] for place in places] if things else []

@@ -1,28 +1,30 @@
 """Lists for a person, made where they are asked for: from her row and the shelf as they are at this moment."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from encoders.repeat_purchases import how_due
-from store.conditions import ANY
+from store.conditions import ANY, Conditions
 from store.history import History
-from store.records import Click
+from store.records import Click, UserRow
 from store.users import UserStore
 from streams.events import ClickEvent, Id, Segment
 from streams.experiment_ranking import ExperimentRanker, Listed
 from streams.experiments import RunningExperiment
-from streams.filters import PageQuery
+from streams.filters import BadQuery, PageQuery
 from streams.ranking import Narrowing
 from streams.rules import DEFAULT_SCENARIO
 from streams.settings import Settings
 from streams.shelf import Shelf
+from streams.shelf_offers import ShelfOffers
 
 NAMED_MAX = 200  # products of one request
-AT_ONCE = 4  # while rows come over the network; else lists would only wait for the shelf and for Python, one another
+Answer = dict[str, Any]
 
 
 class ListQuery(PageQuery):
@@ -67,6 +69,35 @@ class VisitorQuery(ListQuery):
         return History.of(clicks)
 
 
+class Asked(NamedTuple):
+    """A list that somebody asks for."""
+
+    query: ListQuery
+    user_id: str | None  # None: a visitor's, whose query is a VisitorQuery
+
+
+class _Narrowed(NamedTuple):
+    """What a list may hold, by the query: lists of the same are ranked together."""
+
+    conditions: Conditions
+    exclude: tuple[str, ...]
+    explain: bool
+    scenario: str
+    limit: int
+
+    @classmethod
+    def of(cls, query: ListQuery, shelf: Shelf) -> "_Narrowed":
+        """Raises BadQuery."""
+        conditions, scenario = query.conditions(shelf.currencies), query.scenario or DEFAULT_SCENARIO
+        return cls(conditions, tuple(sorted(query.exclude)), query.explain, scenario, query.limit)
+
+    def rows(self, shelf: Shelf, offers: ShelfOffers) -> Narrowing:
+        """The same by rows; the shelf's lock is held."""
+        allowed = None if self.conditions == ANY else offers.meeting(self.conditions)
+        known = [row for product_id in self.exclude if (row := shelf.rows.get(product_id)) is not None]
+        return Narrowing(allowed, np.array(known, np.int32), explain=self.explain, scenario=self.scenario)
+
+
 class LiveLists:
     """Answers in any thread. Its methods raise what ended the shelf's reader, if something did: a list from a stale
     shelf might hold what sold out."""
@@ -85,30 +116,47 @@ class LiveLists:
         self._users = users
         self._settings = settings
         self.length = settings.list_length  # of the lists on the topic
-        self.at_once = 1 if settings.database_url is None else AT_ONCE  # lists that it pays to make side by side
         self._check = check
         self._experiment = experiment or RunningExperiment()
         self._idle: list[ExperimentRanker] = []  # each is for one thread at a time
 
-    def of_user(self, user_id: str, query: ListQuery) -> dict[str, Any]:
-        """A list for this moment, as on the topic `recommendations`, also for a user who is not known.
+    def of_user(self, user_id: str, query: ListQuery) -> Answer:
+        """The list of `make` for a user. Raises BadQuery, StoreUnavailable."""
+        return self._made(Asked(query, user_id))
 
-        If she takes part in an experiment, it is her variant's.
+    def of_visitor(self, query: VisitorQuery) -> Answer:
+        """The same for a visitor."""
+        return self._made(Asked(query, None))
 
-        Each item tells the product's title and offer. Raises BadQuery, StoreUnavailable.
+    def make(self, asked: Sequence[Asked]) -> list[Answer | BadQuery]:
+        """Lists for this moment, as on the topic `recommendations`, also for users who are not known; what is wrong
+        with a query stands in the place of its list. Made together they cost much less than one by one.
+
+        If a user takes part in an experiment, her list is her variant's. Of a visitor nothing is kept, and she takes
+        part in none. Each item tells the product's title and offer. Raises StoreUnavailable.
         """
         self._check()
-        row = self._users.read([user_id]).get(user_id)
-        history = History.of(row.clicks if row else ())
+        rows = self._users.read({one.user_id for one in asked if one.user_id is not None})
         now = datetime.now(UTC)
-        return self._list(history, query, now, {"user_id": user_id, "revision": row.revision if row else 0})
-
-    def of_visitor(self, query: VisitorQuery) -> dict[str, Any]:
-        """The same after what she looked at, of which nothing is kept. She takes part in no experiment. Raises
-        BadQuery."""
-        self._check()
-        now = datetime.now(UTC)
-        return self._list(query.history(now.timestamp()), query, now, {})
+        histories = []
+        for one in asked:
+            if isinstance(one.query, VisitorQuery):
+                histories.append(one.query.history(now.timestamp()))
+            else:
+                row = rows.get(one.user_id or "")
+                histories.append(History.of(row.clicks if row else ()))
+        alike: dict[_Narrowed, list[int]] = defaultdict(list)
+        made: dict[int, Answer | BadQuery] = {}
+        for place, one in enumerate(asked):
+            try:
+                alike[_Narrowed.of(one.query, self._shelf)].append(place)
+            except BadQuery as bad:
+                made[place] = bad
+        for narrowed, places in alike.items():
+            lists = self._rank(narrowed, [asked[p] for p in places], [histories[p] for p in places], now.timestamp())
+            for place, listed in zip(places, lists, strict=True):
+                made[place] = self._told(asked[place], rows, listed, now)
+        return [made[place] for place in range(len(asked))]
 
     def recently_viewed(self, user_id: str, query: PageQuery) -> dict[str, Any]:
         """What she clicked last and is for sale: each product once, the newest first."""
@@ -153,39 +201,48 @@ class LiveLists:
 
     # --- one list ------------------------------------------------------------------------------------------------
 
-    def _list(self, history: History, query: ListQuery, now: datetime, whose: dict[str, Any]) -> dict[str, Any]:
-        made = self._rank(history, query, now.timestamp(), whose.get("user_id"))
-        epoch, sequence = self._shelf.weights_version
-        head = {"list_id": made.list_id, **whose, "made_at": now.isoformat()}
-        if query.scenario is not None:
-            head["scenario"] = query.scenario
-        if made.experiment is not None:
-            head["experiment"] = made.experiment
-        return {**head, "versions": {"weights": f"{epoch}.{sequence}"}, "items": made.items}
+    def _made(self, asked: Asked) -> Answer:
+        [made] = self.make([asked])
+        if isinstance(made, BadQuery):
+            raise made
+        return made
 
-    def _rank(self, history: History, query: ListQuery, at: float, user_id: str | None) -> Listed:
+    def _rank(
+        self, narrowed: "_Narrowed", asked: Sequence[Asked], histories: Sequence[History], at: float
+    ) -> list[Listed]:
+        """Lists that hold the same, with titles and offers."""
         shelf, offers = self._shelf, self._offers
-        conditions = query.conditions(shelf.currencies)
-        idle = self._idle.pop() if self._idle else None
-        ranker = idle or ExperimentRanker(shelf, self._settings, self._experiment)
+        ranker = self._idle.pop() if self._idle else ExperimentRanker(shelf, self._settings, self._experiment)
         try:
             with shelf.lock:
-                known = [row for product_id in query.exclude if (row := shelf.rows.get(product_id)) is not None]
-                narrowing = Narrowing(
-                    None if conditions == ANY else offers.meeting(conditions),
-                    np.array(known, np.int32),
-                    explain=query.explain,
-                    scenario=query.scenario or DEFAULT_SCENARIO,
+                lists = ranker.rank_narrowed(
+                    histories,
+                    narrowed.rows(shelf, offers),
+                    user_ids=[one.user_id for one in asked],
+                    at=at,
+                    length=narrowed.limit,
+                    segments=[one.query.segment for one in asked],
                 )
-                made = ranker.rank_narrowed(
-                    history, narrowing, user_id=user_id, at=at, length=query.limit, segment=query.segment
-                )
-                for item in made.items:
-                    row = shelf.rows[item["product_id"]]
-                    item |= {"title": shelf.titles[row], "offer": offers.told(row)}
+                for made in lists:
+                    for item in made.items:
+                        row = shelf.rows[item["product_id"]]
+                        item |= {"title": shelf.titles[row], "offer": offers.told(row)}
         finally:
             self._idle.append(ranker)
-        return made
+        return lists
+
+    def _told(self, asked: Asked, rows: Mapping[str, UserRow], made: Listed, now: datetime) -> Answer:
+        epoch, sequence = self._shelf.weights_version
+        told: Answer = {"list_id": made.list_id}
+        if asked.user_id is not None:
+            row = rows.get(asked.user_id)
+            told |= {"user_id": asked.user_id, "revision": row.revision if row else 0}
+        told["made_at"] = now.isoformat()
+        if asked.query.scenario is not None:
+            told["scenario"] = asked.query.scenario
+        if made.experiment is not None:
+            told["experiment"] = made.experiment
+        return told | {"versions": {"weights": f"{epoch}.{sequence}"}, "items": made.items}
 
     # --- what she had --------------------------------------------------------------------------------------------
 

@@ -107,13 +107,19 @@ class Ranker:
         return ranked
 
     def rank_narrowed(
-        self, history: History, narrowing: Narrowing, *, at: float, length: int, segment: str | None = None
-    ) -> Ranked:
-        """The list of one user, as `rank` makes it, of what the narrowing leaves; call under the shelf's lock.
+        self,
+        histories: Sequence[History],
+        narrowing: Narrowing,
+        *,
+        at: float,
+        length: int,
+        segments: Sequence[str | None] = (),
+    ) -> list[Ranked]:
+        """The lists of some users, as `rank` makes them, of what the narrowing leaves; call under the shelf's lock.
 
-        It has `length` items wherever so many are left.
+        Each has `length` items wherever so many are left.
         """
-        return self._rank([history], [segment], at, length, (), narrowing)[0]
+        return self._rank(histories, segments, at, length, (), narrowing)
 
     def seen(self, history: History) -> set[str]:
         """The products that this user has had, by the shop's setting, and gets in no list."""

@@ -212,10 +212,10 @@ def test_who_takes_part_gets_her_variant_s_list_and_everybody_else_the_shop_s(sh
         assert one.experiment == (None if arm is None else {"name": "try", "variant": ("plain", "diverse")[arm]})
         assert origin_of(one.list_id) == (None if arm is None else Origin(tag_of("try"), arm))
         with shelf.lock:
-            asked = ranker.rank_narrowed(HISTORY, EVERYTHING, user_id=user, at=100.0, length=10)
+            [asked] = ranker.rank_narrowed([HISTORY], EVERYTHING, user_ids=[user], at=100.0, length=10)
         assert (ids(asked), asked.experiment) == (ids(one), one.experiment), "the api makes the same list"
     with shelf.lock:
-        visitor = ranker.rank_narrowed(HISTORY, EVERYTHING, user_id=None, at=100.0, length=10)
+        [visitor] = ranker.rank_narrowed([HISTORY], EVERYTHING, user_ids=[None], at=100.0, length=10)
     assert (ids(visitor), visitor.experiment, origin_of(visitor.list_id)) == (plain, None, None)
     told.put(KEY, None, ())
     assert {tuple(ids(one)) for one in made_for(ranker, USERS).values()} == {tuple(plain)}, "it has ended"

@@ -137,7 +137,7 @@ async def test_every_list_has_an_example_and_a_summary(shop: AskedShop) -> None:
     own = [
         path for path in paths if path.endswith(("ations", "stream", "viewed", "again", "trending", "new", "related"))
     ]
-    assert len(own) == 8
+    assert len(own) == 9
     for path in (*own, "/v1/products/{product_id}/across-brands", "/v1/products/{product_id}/similar"):
         (route,) = paths[path].values()
         assert route["summary"]

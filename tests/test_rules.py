@@ -66,7 +66,8 @@ class Shop:
         if narrowing is None:
             return self.ranker.rank([History.of(clicks)])[0]
         with self.shelf.lock:
-            return self.ranker.rank_narrowed(History.of(clicks), narrowing, at=1_000.0, length=self.ranker._length)
+            [made] = self.ranker.rank_narrowed([History.of(clicks)], narrowing, at=1_000.0, length=self.ranker._length)
+        return made
 
     def ids(self, *clicked: str, **more: Any) -> list[str]:
         return ids(self.made(*clicked, **more))

@@ -1,9 +1,8 @@
 """Lists for a person: what is recommended to her, now and as it changes; what she looked at, and may need again."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Annotated, Any
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Body, Header, HTTPException, Query, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response, StreamingResponse
@@ -12,12 +11,13 @@ from fastapi.security import HTTPAuthorizationCredentials
 from streams.api import PREFIX
 from streams.api.access import Access, bearer
 from streams.api.answers import ITEM, Answer, answers, packed
+from streams.api.batches import Batched
 from streams.api.ids import UserId
 from streams.api.list_events import ListEvents
 from streams.api.views import Views
 from streams.filters import PageQuery
 from streams.list_feed import ListFeed
-from streams.live_lists import ListQuery, LiveLists, VisitorQuery
+from streams.live_lists import Asked, ListQuery, LiveLists, VisitorQuery
 
 LISTED = ITEM | {"score": 1.25, "rank": 1, "source": "next-click", "reason": "often next after Linen shade"}
 MADE = {
@@ -40,10 +40,11 @@ STREAMED = 'id: 17.1772366400000\nevent: list\ndata: {"list_id": "5f0c", "user_i
 def list_routes(lists: LiveLists, feed: ListFeed, views: Views, access: Access) -> APIRouter:
     """The routes. An id may hold slashes: routes that take the rest of a path as an id must come behind these."""
     routes = APIRouter(prefix=PREFIX, tags=["lists"], dependencies=[access.needs("read")])
-    places = CapacityLimiter(lists.at_once)
 
-    async def made(make: Callable[[], Answer]) -> Response:
-        return await to_thread.run_sync(lambda: packed(make()), limiter=places)
+    def make(asked: Sequence[Asked]) -> list[Response | Exception]:
+        return [one if isinstance(one, Exception) else packed(one) for one in lists.make(asked)]
+
+    made = Batched(make)
 
     @routes.get(
         "/users/{user_id:path}/recommendations",
@@ -56,7 +57,7 @@ def list_routes(lists: LiveLists, feed: ListFeed, views: Views, access: Access) 
         is known of her; `scenario` comes back as it was told. Clicks on its items carry the `list_id`: where she takes
         part in an experiment, it tells of which variant they were."""
         views.need("lists")
-        return await made(lambda: lists.of_user(user_id, query))
+        return await made.ask(Asked(query, user_id))
 
     @routes.post("/recommendations", summary="Recommended to a visitor", response_model=Answer, responses=answers(MADE))
     async def recommended_to_a_visitor(
@@ -78,7 +79,7 @@ def list_routes(lists: LiveLists, feed: ListFeed, views: Views, access: Access) 
     ) -> Response:
         """The same for somebody without an id, after what she looked at last, newest first. Nothing is stored."""
         views.need("lists")
-        return await made(lambda: lists.of_visitor(query))
+        return await made.ask(Asked(query, None))
 
     @routes.get(
         "/users/{user_id:path}/recommendations/stream",
