@@ -65,6 +65,8 @@ class ImageEncoder:
 
         Raises BadPicture if an array has another shape or type, FloatingPointError if a result is not finite.
         """
+        if not len(pictures):
+            return np.empty((0, self.width), np.float32)
         return self.collect(self.launch(self.prepare(pictures)))
 
     def prepare(self, pictures: Sequence[Pixels], over: Over = map) -> "Tensor":

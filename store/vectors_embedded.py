@@ -63,6 +63,7 @@ class EmbeddedVectors:
         self._shards: dict[str, edge.EdgeShard] = {}
         self._target: str | None = None  # the collection of the last `ensure`
         self._unflushed = 0
+        self._known_widths: dict[str, dict[str, int]] = {}  # by collection
         self._product_ids: dict[Any, str] = {}  # of points that were found
         folder.mkdir(parents=True, exist_ok=True)
         self._owner = _own(folder / f"{alias_name(namespace)}.lock")
@@ -276,7 +277,7 @@ class EmbeddedVectors:
     def _read(self, fingerprint: str | None) -> str:
         """The collection of the fingerprint; None: the one that the alias points to."""
         name = self._pointed() if fingerprint is None else collection_name(self._namespace, fingerprint)
-        if name is None or not (self._folder / name).exists():
+        if name is None or not (name in self._shards or (self._folder / name).exists()):
             raise StoreUnavailable(f"there is no collection {name or self._pointer.name} yet: is the index role up?")
         return name
 
@@ -287,8 +288,9 @@ class EmbeddedVectors:
             return None
 
     def _widths(self, name: str) -> dict[str, int]:
-        widths: dict[str, int] = json.loads((self._folder / name / "widths.json").read_bytes())
-        return widths
+        if name not in self._known_widths:
+            self._known_widths[name] = json.loads((self._folder / name / "widths.json").read_bytes())
+        return self._known_widths[name]
 
     def _create(self, name: str, widths: Mapping[str, int], indexed: Mapping[str, str]) -> None:
         """Made beside its place and moved there, so that a crash leaves no half of it."""
@@ -304,6 +306,7 @@ class EmbeddedVectors:
 
     def _discard(self, name: str) -> None:
         """Moved away first, so that a crash leaves no half of it in its place."""
+        self._known_widths.pop(name, None)
         if (opened := self._shards.pop(name, None)) is not None:
             opened.close()
         gone = self._folder / f"{name}.gone"
