@@ -58,8 +58,9 @@ async def serving(kafka: LocalKafka, sizes: Sizes, tell: Tell) -> list[Figure]:
             tell("every user clicks")
             await shop.send(itertools.islice(clicks, int(5 * USERS * share)))
             await shop.until_answered(shop.sent)
+            figures = await _beside_an_empty_route(on, empty_port, sizes, share, tell, "no clicks", with_bars=False)
             async with _flowing(shop.send(clicks, per_s=CLICKS_PER_S)):
-                figures = await _beside_an_empty_route(on, empty_port, sizes, share, tell)
+                figures += await _beside_an_empty_route(on, empty_port, sizes, share, tell, f"{CLICKS_PER_S} clicks/s")
             kept = shop.sent_per_s
             await shop.until_answered(shop.sent)
         figures.append(Figure(f"clicks that flowed meanwhile, of {CLICKS_PER_S}/s", kept, "/s"))
@@ -68,7 +69,10 @@ async def serving(kafka: LocalKafka, sizes: Sizes, tell: Tell) -> list[Figure]:
     return figures
 
 
-async def _beside_an_empty_route(on: Stage, empty_port: int, sizes: Sizes, share: float, tell: Tell) -> list[Figure]:
+async def _beside_an_empty_route(
+    on: Stage, empty_port: int, sizes: Sizes, share: float, tell: Tell, beside_it: str, *, with_bars: bool = True
+) -> list[Figure]:
+    """beside_it: what else happens."""
     asked = [
         Asked(EMPTY, itertools.repeat(get("/")), 6_000),
         Asked("recommendations", _recommendations(), 6_000, _is_full, times_empty={"p90": 5.0, "p99": 6.0}),
@@ -80,7 +84,7 @@ async def _beside_an_empty_route(on: Stage, empty_port: int, sizes: Sizes, share
     spent_s, cpu_s = [0.0] * len(asked), [0.0] * len(asked)
     for turn in range(-1, ROUNDS):  # the first warms up
         for at, (one, port) in enumerate(zip(asked, ports, strict=True)):
-            tell(f"{one.what}, round {max(turn, 0) + 1} of {ROUNDS}")
+            tell(f"{one.what}, {beside_it}, round {max(turn, 0) + 1} of {ROUNDS}")
             count = WARM_UP if turn < 0 else max(WARM_UP, int(one.count * share / ROUNDS))
             requests = list(itertools.islice(one.requests, count))  # made before they are timed
             began, cpu_before_s = time.monotonic(), _cpu_s(on)
@@ -92,11 +96,12 @@ async def _beside_an_empty_route(on: Stage, empty_port: int, sizes: Sizes, share
     figures, names = [], ("p50", "p90", "p99")
     empty = quantiles_ms(taken[0], 0.5, 0.9, 0.99)
     for one, latencies, seconds, cpu in zip(asked[1:], taken[1:], spent_s[1:], cpu_s[1:], strict=True):
-        what = f"{one.what}, {CONNECTIONS} connections, {sizes.products:,} products, {CLICKS_PER_S} clicks/s"
+        what = f"{one.what}, {CONNECTIONS} connections, {sizes.products:,} products, {beside_it}"
+        bars_ms, times_empty = (one.bars_ms, one.times_empty) if with_bars else ({}, {})
         for name, value, beside in zip(names, quantiles_ms(latencies, 0.5, 0.9, 0.99), empty, strict=True):
-            figures.append(Figure(f"{what}, {name}", value, "ms", beside, EMPTY, at_most=one.bars_ms.get(name)))
+            figures.append(Figure(f"{what}, {name}", value, "ms", beside, EMPTY, at_most=bars_ms.get(name)))
             if name in one.times_empty:
-                figures.append(Figure(f"the same by {EMPTY}'s", value / beside, at_most=one.times_empty[name]))
+                figures.append(Figure(f"the same by {EMPTY}'s", value / beside, at_most=times_empty.get(name)))
         figures.append(Figure(f"{what}, answered", len(latencies) / seconds, "/s", len(taken[0]) / spent_s[0], EMPTY))
         figures.append(Figure(f"{what}, CPU of its process, all that it does", cpu / len(latencies) * 1_000, "ms"))
     return figures
