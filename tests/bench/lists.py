@@ -1,4 +1,7 @@
-"""What a list costs one core: both stages and the reasons, on a shelf in memory; beside it the first stage alone."""
+"""What a list costs one core: both stages and the reasons, on a shelf in memory; beside it the first stage alone.
+
+Then what rules and an experiment add to it.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +24,7 @@ from streams.topics import topic_names
 from tests.bench.report import Figure
 from tests.bench.shelf import ids_of, shelf_records
 from tests.bench.stage import Sizes, Tell
+from tests.bench.varied_lists import with_experiment, with_rules
 
 HISTORIES = (10, 50)  # distinct products clicked; 50 are all that a ranking reads
 BARS_MS = {"few": 0.6, "many": 1.5}  # in batches
@@ -44,12 +48,18 @@ async def list_cost(_: LocalKafka, sizes: Sizes, tell: Tell) -> list[Figure]:
                 named = f"ms of one core a list, {products:,} products, {clicks} clicks of history, {what}"
                 bar = BARS_MS[size] if what == "in batches" else None
                 figures.append(Figure(named, made, "ms", scored, "first stage alone", at_most=bar))
+        users = [_history(product_ids, HISTORIES[0], chance) for _ in range(USERS_AT_ONCE)]
+        of = f"{products:,} products"
+        tell(f"lists of {of}, with rules and in an experiment")
+        figures += with_experiment(shelf, settings, users, _ms_per_list, of)
+        figures += with_rules(shelf, ranker, users, _ms_per_list, of)
     return figures
 
 
 def shelf_of(settings: Settings, products: int, tell: Tell) -> Shelf:
-    """As a replica fills it."""
+    """As a replica of the role clicks fills it."""
     shelf = Shelf()
+    shelf.keep_offers()
     names = topic_names(settings, fingerprint_of(settings.image_encoder, settings.text_encoder))
     puts = shelf_topics(shelf, names)
     for records in shelf_records(settings, names, ids_of(products), factors=True):
