@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx
 import orjson
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
 
 from streams.broker import Broker, Outgoing, Publisher
 from streams.settings import Settings
@@ -111,9 +112,11 @@ class Play:
             await self._publisher.stop()
 
     async def go_on(self) -> None:
-        """Shoppers click on, now and then, until cancelled. Raises BrokerUnavailable."""
+        """Shoppers click on, now and then, until cancelled. Raises BrokerUnavailable, in a group."""
         try:
-            await self._shop_around(CLICKS_PER_S_AFTER)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._listen_on())
+                tasks.create_task(self._shop_around(CLICKS_PER_S_AFTER))
         finally:
             await self._publisher.stop()
 
@@ -179,9 +182,17 @@ class Play:
             if click["product_id"] not in self.seen.titles:
                 await asyncio.sleep(0)  # in a large shop this may go on for a while
                 continue
-            await self._click(click)
+            await self._click(self._from_list(click))
             due += 1 / clicks_per_s
             await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+    def _from_list(self, click: dict[str, Any]) -> dict[str, Any]:
+        """The click; of a product in her newest list it tells the list and the place, as a shop's page does."""
+        made = self._newest.get(click["user_id"])
+        listed = [] if made is None else [item["product_id"] for item in made["items"]]
+        if made is None or click["product_id"] not in listed:
+            return click
+        return click | {"list_id": made["list_id"], "position": listed.index(click["product_id"])}
 
     # --- what is looked at closely -------------------------------------------------------------------------------
 
@@ -259,12 +270,22 @@ class Play:
         await consumer.start()
         return consumer
 
+    async def _listen_on(self) -> None:
+        """Lists are heard after the play; if the broker ends that, clicks tell of those before."""
+        with contextlib.suppress(KafkaError):
+            consumer = await self._list_reader()
+            try:
+                await self._listen(consumer)
+            finally:
+                await consumer.stop()
+
     async def _listen(self, consumer: AIOKafkaConsumer) -> None:
         async for record in consumer:
             heard_at = time.time()
             made = orjson.loads(record.value)
-            self.seen.lists += made["cause"] == "click"
-            self.seen.unasked += made["cause"] != "click"
+            if self.seen.state != "over":
+                self.seen.lists += made["cause"] == "click"
+                self.seen.unasked += made["cause"] != "click"
             sent = [self._sent_at.pop(event_id) for event_id in made["event_ids"] if event_id in self._sent_at]
             self.seen.latencies_s += [heard_at - sent_at for sent_at in sent]
             self._newest[made["user_id"]] = made
@@ -272,7 +293,7 @@ class Play:
                 self._heard.notify_all()
 
     async def _click(self, click: dict[str, Any]) -> None:
-        if self.seen.state != "over":  # afterwards nobody hears the lists
+        if self.seen.state != "over":  # afterwards nobody waits for the lists
             self._sent_at[click["event_id"]] = time.time()
         await self._publish(self._names.user_clicks, [click], "user_id")
         self.seen.clicks += 1

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -123,6 +124,22 @@ def test_an_import_that_is_cancelled_ends_before_its_folder_is_removed(
 # --- the play ----------------------------------------------------------------------------------------------------
 
 
+class Heard:
+    """A consumer of these lists, then of none."""
+
+    def __init__(self, *lists: dict[str, Any]) -> None:
+        self.lists = [{"cause": "click", "event_ids": [], **made} for made in lists]
+        self.is_stopped = False
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        for made in self.lists:
+            yield SimpleNamespace(value=orjson.dumps(made))
+        await asyncio.Event().wait()
+
+    async def stop(self) -> None:
+        self.is_stopped = True
+
+
 class Rehearsal(Play):
     """A play whose shop and api are this object; what it publishes is kept."""
 
@@ -131,10 +148,14 @@ class Rehearsal(Play):
         catalog = [upsert(f"p{n}") for n in range(products)]
         super().__init__(settings, topic_names(settings, "f"), catalog, seconds=seconds)
         self.published: list[dict[str, Any]] = []
+        self.reader = Heard()
         self.seen.began = self._progressed_at = time.monotonic()
 
     async def ask(self, _path: str, **_: int) -> httpx.Response:
         return httpx.Response(200, json={"items": [{"product_id": "p0"}]})
+
+    async def _list_reader(self) -> Any:
+        return self.reader
 
     async def _publish(self, _topic: str, values: list[dict[str, Any]], _key: str) -> None:
         self.published += values
@@ -247,6 +268,40 @@ def test_after_the_play_shoppers_click_on_and_no_click_is_taken_for_one_of_befor
     event_ids = [click["event_id"] for click in play.published]
     assert len(set(event_ids)) == len(event_ids) >= 40
     assert len(play._sent_at) < len(event_ids) - 19, "nobody waits for the lists of the later ones"
+
+
+def test_a_simulated_click_on_an_item_of_the_shopper_s_newest_list_tells_the_list_and_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everybody's second list holds p2 and p0; nothing of the first one counts any more."""
+    monkeypatch.setattr(demo, "CLICKS_PER_S_AFTER", 1_000.0)
+    play = Rehearsal(tmp_path, products=5, seconds=60)
+    play.seen.titles |= {f"p{n}": f"The p{n}" for n in range(4)}
+    play.seen.state = "over"
+    play._count(5, time.monotonic())
+    users = [f"simulated-user-{n}" for n in range(0, demo.SHOPPERS, 2)]  # the others have none
+    first = [{"user_id": user, "list_id": "first", "items": [{"product_id": "p1"}]} for user in users]
+    items = [{"product_id": "p2"}, {"product_id": "p0"}]
+    second = [{"user_id": user, "list_id": f"of {user}", "items": items} for user in users]
+    play.reader = Heard(*first, *second)
+
+    async def click_on() -> None:
+        task = asyncio.create_task(play.go_on())
+        while len(play.published) < 200:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait({task})
+        assert play.reader.is_stopped
+
+    run(play, click_on())
+    told = 0
+    for click in play.published:
+        listed = click["user_id"] in users and click["product_id"] in ("p2", "p0")
+        expected = (f"of {click['user_id']}", 0 if click["product_id"] == "p2" else 1) if listed else (None, None)
+        assert (click.get("list_id"), click.get("position")) == expected
+        told += listed
+    assert 0 < told < 200
+    assert play.seen.lists == 0, "what was seen is what the play showed"
 
 
 def test_where_no_list_holds_a_product_none_sells_out(tmp_path: Path) -> None:
