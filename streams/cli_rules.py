@@ -39,13 +39,13 @@ def show(as_json: Json = False) -> None:
     rules = _current(read_settings())
     if as_json:
         print_json(rules.model_dump(mode="json", exclude_unset=True))
-    elif rules.rules:
-        import yaml
+        return
+    import yaml
 
-        document = rules.model_dump(exclude_unset=True)
-        typer.echo(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120), nl=False)
-    else:
-        typer.echo("no rules were applied")
+    document = rules.model_dump(exclude_unset=True)
+    typer.echo(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120), nl=False)
+    if not rules.rules:
+        typer.echo("no rules were applied", err=True)
 
 
 @rules_app.command()
@@ -59,6 +59,8 @@ def _read(file: Path) -> "RuleSet":
     """The file's rules; what is doubtful goes to stderr. Raises Failure with every fault."""
     import time
 
+    from streams.publish import LINE_MAX_BYTES
+    from streams.published_document import document_record
     from streams.rule_checks import doubts
     from streams.rules import RuleSet
     from streams.yaml_documents import BadDocument, load_document
@@ -67,6 +69,9 @@ def _read(file: Path) -> "RuleSet":
         rules = load_document(file, RuleSet)
     except BadDocument as bad:
         raise Failure(f"the rules cannot be applied\n{bad}") from bad
+    if (size := len(document_record("", rules).value or b"")) > LINE_MAX_BYTES:
+        told = f"{size} bytes, the limit is {LINE_MAX_BYTES}: name brands, categories or attributes instead of products"
+        raise Failure(f"the rules cannot be applied: they have {told}")
     for doubt in doubts(rules, time.time(), _products(read_settings())):
         typer.echo(f"{file}: {doubt}", err=True)
     return rules
@@ -113,21 +118,16 @@ def _current(settings: "Settings") -> "RuleSet":
 
 def _publish(settings: "Settings", rules: "RuleSet | None") -> "RuleSet":
     """The broker has confirmed them; None: the record that takes all back. Returns those before."""
-    import asyncio
-
-    from streams.broker import Broker, Outgoing, Publisher
+    from streams.broker import Broker, Outgoing
+    from streams.kept_documents import confirmed, keep_rules, kept_rules, publish_kept
     from streams.published_document import KEY, document_record
 
     before = _current(settings)  # first, for it tells of a topic that is not there
-    topic = names_of(settings).rules
-    record = document_record(topic, rules) if rules is not None else Outgoing(topic, KEY, None)
-
-    async def publish() -> None:
-        publisher = Publisher(Broker(settings))
-        try:
-            await publisher.publish([record])
-        finally:
-            await publisher.stop()
-
-    asyncio.run(publish())
+    topic, broker = names_of(settings).rules, Broker(settings)
+    publish = confirmed(broker, "the rules were")
+    if broker.embedded:  # its topics end with it: `freshet up` publishes again what is kept
+        keep_rules(settings, rules)
+        publish_kept(publish, topic, lambda: kept_rules(settings))
+    else:
+        publish(Outgoing(topic, KEY, None) if rules is None else document_record(topic, rules))
     return before

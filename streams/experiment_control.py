@@ -1,21 +1,17 @@
 """Starts and stops experiments: in SQL, where its counts are, and on the topic, which every maker of lists reads.
 
-What is in SQL and not on the topic, because the broker went away in between or lost its topics, is put there by the
-same command again: what runs is started as it was, and a stop ends whatever the topic holds.
+SQL has the say. What the topic does not tell, because the broker went away in between, it is told by the same command
+again; and the embedded broker, which loses its topics, by `freshet up` (streams.kept_documents).
 """
 
 import time
 
-from kafka.errors import KafkaError
-
 from store.experiments import ExperimentStore, Started
-from streams.broker import Broker, BrokerUnavailable, Outgoing
+from streams.broker import Broker
 from streams.experiment_report import document_of
-from streams.experiments import Experiment, PublishedExperiment
+from streams.experiments import Experiment
+from streams.kept_documents import confirmed, publish_kept, running
 from streams.publish import require_topic
-from streams.published_document import KEY, document_record
-
-CONFIRM_WITHIN_S = 10.0
 
 
 class ExperimentControl:
@@ -25,29 +21,23 @@ class ExperimentControl:
         self._store = store
         self._broker = broker
         self._topic = topic
+        self._publish = confirmed(broker, "the experiment was")
 
     def start(self, experiment: Experiment) -> Started:
         """It runs, and the broker has confirmed it. Raises ExperimentRefused as ExperimentStore.start."""
         require_topic(self._broker, self._topic)
         started = self._store.start(experiment.name, document_of(experiment), time.time())
-        told = PublishedExperiment(experiment=experiment, started_at=started.row.started_at)
-        self._publish(document_record(self._topic, told))
+        self._tell()
         return started
 
     def stop(self) -> str | None:
         """None runs any more; returns the name of the one that did."""
         require_topic(self._broker, self._topic)
-        self._publish(Outgoing(self._topic, KEY, None))
-        running = [row.name for row in self._store.all() if row.stopped_at is None]
-        for name in running:
+        names = [row.name for row in self._store.all() if row.stopped_at is None]
+        for name in names:
             self._store.stop(name, time.time())
-        return running[0] if running else None
+        self._tell()
+        return names[0] if names else None
 
-    def _publish(self, message: Outgoing) -> None:
-        producer = self._broker.sync_producer()
-        try:
-            producer.send(message.topic, key=message.key, value=message.value).get(CONFIRM_WITHIN_S)
-        except KafkaError as error:
-            raise BrokerUnavailable(f"the experiment was not confirmed ({error!r}): give the command again") from error
-        finally:
-            producer.close(timeout=1.0)
+    def _tell(self) -> None:
+        publish_kept(self._publish, self._topic, lambda: running(self._store))

@@ -13,6 +13,7 @@ import orjson
 from pydantic import SecretStr
 
 from streams.embedded_broker import broker_command, until_answers
+from streams.kept_documents import publish_all_kept
 from streams.settings import Settings
 from streams.status import ROLES
 from streams.supervisor import Child, Supervisor
@@ -67,11 +68,13 @@ def worker_children(settings: Settings, groups: Sequence[Sequence[str]], *, log_
 
 
 def broker_child(settings: Settings, names: TopicNames) -> Child:
-    """The embedded broker; it is ready when every topic is there. Raises EmbeddedBrokerMissing and PortTaken."""
+    """The embedded broker; it is ready when every topic is there, and on them the rules and the experiment that SQL
+    keeps. Raises EmbeddedBrokerMissing and PortTaken."""
 
     async def ready() -> None:
         await until_answers(settings.embedded_port)
         await asyncio.to_thread(create_topics, settings, names, known_fingerprints(settings))
+        await asyncio.to_thread(publish_all_kept, settings, names)
 
     return Child("broker", broker_command(settings.embedded_port), ready=ready)
 

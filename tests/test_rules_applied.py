@@ -166,7 +166,10 @@ def test_what_is_applied_is_obeyed_by_lists_on_the_topic_and_by_the_api_and_leav
         with contextlib.closing(Broker(settings).sync_producer()) as producer:
             producer.send(names.user_clicks, key=b"ann", value=click("tea", event_id="e2")).get(10)
         assert ids(lists.next()) == ["cup", "pot", "axe"]
-        assert rules("show").stdout == "no rules were applied\n"
+        none = rules("show")
+        assert (none.stdout, none.stderr) == ("rules: {}\n", "no rules were applied\n")
+        file.write_text(none.stdout)
+        assert rules("apply", file).stdout == "0 rules, of which 0 hold now; before, there were 0\n"
 
 
 def test_the_guide_s_example_can_be_applied_and_doubts_are_told(
@@ -214,4 +217,4 @@ def test_a_file_that_cannot_be_applied_says_so_line_by_line(rules: Freshet, tmp_
             f"{file}:2: factor: Field required",
             f"{file}:5: band: Extra inputs are not permitted",
         ]
-    assert rules("show").stdout == "no rules were applied\n"
+    assert rules("show").stderr == "no rules were applied\n"
