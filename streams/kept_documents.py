@@ -6,6 +6,7 @@ so of several at once the last word on the topic is SQL's, whichever of them com
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from kafka.errors import KafkaError
@@ -100,10 +101,14 @@ def publish_all_kept(settings: Settings, names: TopicNames) -> None:
     Raises BrokerUnavailable.
     """
     publish = confirmed(Broker(settings), "what SQL keeps was")
-    for topic, kept in ((names.rules, kept_rules), (names.experiments, kept_experiment)):
+    documents: tuple[tuple[str, Callable[[], BaseModel | None]], ...] = (
+        (names.rules, partial(kept_rules, settings)),
+        (names.experiments, partial(kept_experiment, settings)),
+    )
+    for topic, kept in documents:
         try:
-            if kept(settings) is not None:
-                publish_kept(publish, topic, lambda kept=kept: kept(settings))
+            if kept() is not None:
+                publish_kept(publish, topic, kept)
                 log.info("published again topic=%s", topic)
         except (StoreUnavailable, ValidationError) as error:
             log.warning("not published again topic=%s reason=%s", topic, error)
