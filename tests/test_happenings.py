@@ -50,8 +50,7 @@ class Looked:
         self.shelf.put_offer(product_id.encode(), offer(revision, title=title, state=state, created_at=created_at), ())
 
     def look(self, now: float = NOW) -> list[dict[str, Any]]:
-        pending, self.happenings._pending = [self.happenings._timed(one) for one in self.happenings._pending], []
-        return self.happenings.look(pending, now, is_news=True)
+        return self.happenings.look(self.happenings.taken(), now, is_news=True)
 
 
 def record(value: Any, at_ms: int = 0) -> Any:
@@ -76,6 +75,18 @@ def test_a_product_is_told_when_it_is_found_sells_out_and_is_back() -> None:
     looked.put("old", 1, created_at=NOW - happenings.NEW_WITHIN_S)
     looked.shelf.put_vectors(b"old", vectors([1.0, 0.0]), ())
     assert looked.look() == [], "it was encoded again"
+    looked.put("pot", 1, "sold_out")
+    looked.shelf.put_vectors(b"pot", vectors([1.0, 0.0]), ())
+    assert looked.look() == [], "nobody can find what is sold out"
+
+
+def test_a_new_product_that_a_rule_blocks_is_not_said_to_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = Looked()
+    monkeypatch.setattr(looked.shelf.rules, "is_blocked", lambda row: looked.shelf.product_ids[row] == "cup")
+    for product_id in ("cup", "pot"):
+        looked.put(product_id, 1)
+        looked.shelf.put_vectors(product_id.encode(), vectors([1.0, 0.0]), ())
+    assert [one["product_id"] for one in looked.look()] == ["pot"]
 
 
 def test_what_was_on_the_shelf_at_the_start_is_nobodys_news() -> None:
@@ -106,6 +117,45 @@ def test_a_click_and_its_list_are_told_with_title_and_time_in_whichever_order_th
     assert told[1] == {"kind": "list", "at": 2.012, "user": "ann", "cause": "click", "took_ms": 12}
     assert told[2]["title"] == "never seen"
     assert (told[3]["cause"], told[3]["took_ms"]) == ("push", None)
+
+
+def test_what_is_malformed_is_passed_over() -> None:
+    looked = Looked()
+    click = {"event_id": "e1", "user_id": "ann", "product_id": "cup", "event": "view_item"}
+    made = {"user_id": "ann", "cause": "click", "event_ids": ["e1"]}
+    wrong: tuple[Any, ...] = (["x"], {"x": 1}, 7, None)
+    with looked.happenings.open("ann", sees_all=True, names_users=True):
+        for value in wrong:
+            for name in click:
+                looked.happenings.put_click(record(click | {name: value}))
+            for name in ("user_id", "cause"):
+                looked.happenings.put_list(record(made | {name: value}))
+        assert looked.look() == []
+        looked.happenings.put_click(record(click, 2_000))
+        for value in (*wrong[1:], [*wrong, "e1"]):
+            looked.happenings.put_list(record(made | {"event_ids": value}, 2_012))
+        assert [one.get("took_ms") for one in looked.look()] == [None, None, None, None, 12]
+
+
+def test_what_nobody_may_see_is_not_kept_and_of_too_much_the_oldest_goes_but_nobodys_own() -> None:
+    looked = Looked()
+
+    def click(user: str, at_ms: int) -> None:
+        told = {"event_id": f"e{at_ms}", "user_id": user, "product_id": "cup", "event": "view_item"}
+        looked.happenings.put_click(record(told, at_ms))
+
+    with looked.happenings.open("ann", sees_all=False, names_users=False):
+        click("bob", 1_000)
+        click("ann", 2_000)
+        assert [one["user"] for one in looked.look()] == ["ann"]
+        assert list(looked.happenings._clicked_at) == ["e2000"]
+        with looked.happenings.open(None, sees_all=True, names_users=True):
+            click("ann", 1_000)
+            for at_ms in range(2_000, 2_000 + KEPT + 2):
+                click("bob", at_ms)
+            told = looked.look()
+    assert [one["user"] for one in told] == ["ann"] + ["bob"] * KEPT
+    assert [told[1]["at"], told[-1]["at"]] == [2.002, 2.001 + KEPT / 1_000]
 
 
 def test_a_worker_that_stops_and_one_that_is_started_again_are_told_once() -> None:
