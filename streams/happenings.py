@@ -12,13 +12,12 @@ import secrets
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import aiokafka
 import orjson
 
-from streams.list_feed import TooManyStreams
+from streams.queued_stream import QueuedStream, TooManyStreams, require_share
 from streams.shelf import Shelf
 from streams.status import ALIVE_S, StatusBoard
 from streams.tail import Tail
@@ -26,6 +25,7 @@ from streams.tail import Tail
 LOOK_EVERY_S = 0.1
 LOOK_EVERY_IDLE_S = 1.0  # while nobody looks on
 STREAMS_MAX = 100
+STREAMS_OF_KEY_MAX = 20  # so that a key which many pages share leaves some to the operator's
 KEPT = 200  # happenings of a stream that nobody has read yet
 CLICKS_KEPT = 10_000  # whose lists have not come
 NEW_WITHIN_S = 3_600.0  # a product whose vectors come later was encoded again, and is not new
@@ -33,53 +33,30 @@ OF_CLICK = ("event_id", "user_id", "product_id", "event")
 Happening = dict[str, Any]
 
 
-class HappeningStream:
-    """What happens from now on, as one who looks on may see it. A context manager, whose end closes it."""
+class HappeningStream(QueuedStream[Happening]):
+    """What happens from now on, as one who looks on may see it."""
 
-    def __init__(self, happenings: "Happenings", user: str | None, *, sees_all: bool, names_users: bool) -> None:
+    def __init__(
+        self, happenings: "Happenings", user: str | None, key_id: str | None, *, sees_all: bool, names_users: bool
+    ) -> None:
         """As Happenings.open makes it."""
-        self.is_closed = False
-        self._happenings = happenings
+        super().__init__(KEPT, lambda: happenings.drop(self), key_id)
         self.user = user
         self.sees_all = sees_all
         self._names_users = names_users
-        self._waiting: deque[Happening] = deque(maxlen=KEPT)
-        self._changed = asyncio.Event()
+        self._shortened = happenings.shortened
 
-    def put(self, happening: Happening) -> None:
-        """It happened, and is told if it is for these eyes."""
+    def put(self, happening: Happening) -> bool:
+        """It happened, and is told if it is for these eyes. True if the oldest went unread for it."""
         user = happening.get("user")
         if user is None and happening["kind"] == "worker" and not self.sees_all:
-            return
+            return False
         if user is not None and user != self.user:
             if not self.sees_all:
-                return
+                return False
             if not self._names_users:
-                happening = happening | {"user": self._happenings.shortened(user)}
-        self._waiting.append(happening)
-        self._changed.set()
-
-    async def next(self, within_s: float) -> Happening | None:
-        """The next one; None if nothing happened within so long, or the stream was closed."""
-        if not self._waiting and not self.is_closed:
-            try:
-                await asyncio.wait_for(self._changed.wait(), within_s)
-            except TimeoutError:
-                return None
-        self._changed.clear()
-        return self._waiting.popleft() if self._waiting and not self.is_closed else None
-
-    def close(self) -> None:
-        """Nothing comes any more; safe to call at any time."""
-        self.is_closed = True
-        self._changed.set()
-        self._happenings.drop(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.close()
+                happening = happening | {"user": self._shortened(user)}
+        return super().put(happening)
 
 
 class Happenings:
@@ -102,16 +79,20 @@ class Happenings:
 
     # --- who looks on --------------------------------------------------------------------------------------------
 
-    def open(self, user: str | None, *, sees_all: bool, names_users: bool) -> HappeningStream:
+    def open(
+        self, user: str | None, key_id: str | None = None, *, sees_all: bool, names_users: bool
+    ) -> HappeningStream:
         """A stream. Raises TooManyStreams.
 
         user         whose own clicks and lists are told in any case, under her id
+        key_id       of who looks on; None where no key is needed
         sees_all     those of the others, too, and workers
         names_users  these under their ids; else under what tells them apart for as long as the api runs
         """
         if len(self._streams) >= STREAMS_MAX:
             raise TooManyStreams(f"{STREAMS_MAX} look on already: close another page, or try again later")
-        stream = HappeningStream(self, user, sees_all=sees_all, names_users=names_users)
+        require_share(key_id, self._streams, STREAMS_OF_KEY_MAX)
+        stream = HappeningStream(self, user, key_id, sees_all=sees_all, names_users=names_users)
         self._streams.add(stream)
         return stream
 

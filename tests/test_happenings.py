@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +17,12 @@ from test_api import status_of
 
 from store.keys import KeyStore
 from streams import happenings
-from streams.api import access, happening_routes
+from streams.api import access, server_sent_events
 from streams.broker import Broker, Outgoing
 from streams.embedded_broker import EmbeddedBroker
 from streams.first_clicks import FirstClicks
 from streams.happenings import KEPT, Happenings
-from streams.list_feed import TooManyStreams
+from streams.queued_stream import TooManyStreams
 from streams.settings import Settings
 from streams.shelf import Shelf
 from streams.status import ALIVE_S, StatusBoard
@@ -217,6 +218,15 @@ async def test_who_reads_slowly_misses_the_oldest_and_beyond_the_most_nobody_loo
     looked.happenings.open(None, sees_all=True, names_users=True).close()
 
 
+def test_a_key_that_many_share_leaves_some_to_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(happenings, "STREAMS_OF_KEY_MAX", 1)
+    look_on = partial(Looked().happenings.open, None, sees_all=False, names_users=False)
+    refused = pytest.raises(TooManyStreams, match="this key holds 1 streams already: close some, or ask with a key of")
+    with look_on("shop"), look_on("operator"), look_on(), look_on(), refused:
+        look_on("shop")
+    look_on("shop").close()
+
+
 def test_of_a_new_product_it_is_known_when_it_was_clicked_first(monkeypatch: pytest.MonkeyPatch) -> None:
     shelf, day = Shelf(), 86_400.0
     first = FirstClicks(shelf, Tail(Broker(Settings())), clicks="clicks")
@@ -279,9 +289,9 @@ async def test_what_happens_is_streamed_by_scope_and_an_operator_sees_what_becam
 ) -> None:
     shop, client = asked
     monkeypatch.setattr(access, "KNOWN_FOR_S", 0.0)
-    monkeypatch.setattr(happening_routes, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(server_sent_events, "HEARTBEAT_S", 0.05)
     keys = KeyStore(shop.products.engine)
-    (admin, opens), (_, reads), (_, writes) = (keys.make(scope, [scope]) for scope in ("admin", "read", "write"))
+    (admin, opens), (reader, reads), (_, writes) = (keys.make(scope, [scope]) for scope in ("admin", "read", "write"))
     bearer = {"Authorization": f"Bearer {opens}"}
     path = "/v1/events/stream"
     refused = await client.get(path, headers={"Authorization": f"Bearer {writes}"})
@@ -292,6 +302,7 @@ async def test_what_happens_is_streamed_by_scope_and_an_operator_sees_what_becam
     ):
         assert all_of_it.headers["content-type"].startswith("text/event-stream")
         lines, lines_of_bob = all_of_it.aiter_lines(), of_bob.aiter_lines()
+        assert {stream.key_id for stream in shop.happenings._streams} == {admin.key_id, reader.key_id}
         click = {"event_id": "e1", "user_id": "ann", "product_id": BALL, "event": "view_item"}
         await shop.publisher.publish([Outgoing(shop.names.user_clicks, b"ann", orjson.dumps(click))])
         seen = await told_next(lines)

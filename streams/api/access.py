@@ -80,6 +80,14 @@ class Access:
             raise HTTPException(401, f"{wrong}: send `Authorization: Bearer KEY`", {"WWW-Authenticate": "Bearer"})
         return key
 
+    async def knows(self, told: str | None) -> bool:
+        """False once the key that was told is removed."""
+        try:
+            await self.key_of(told)
+        except HTTPException:
+            return False
+        return True
+
     async def _check(self, told: str | None, scope: str) -> None:
         """Raises HTTPException: 401, 403 or 429."""
         key = await self.key_of(told)
