@@ -282,10 +282,7 @@ class EmbeddedVectors:
         return name
 
     def _pointed(self) -> str | None:
-        try:
-            return self._pointer.read_text()
-        except FileNotFoundError:
-            return None
+        return self._pointer.read_text() if self._pointer.exists() else None  # once made, it is never removed
 
     def _widths(self, name: str) -> dict[str, int]:
         if name not in self._known_widths:
@@ -330,6 +327,7 @@ class EmbeddedVectors:
                 for opened in self._shards.values():
                     opened.flush()
                 self._unflushed = 0
+                self._product_ids.clear()  # it is not to grow with what is gone
 
 
 def _own(path: Path) -> IO[str]:

@@ -24,6 +24,7 @@ from streams.shelf import Shelf
 from streams.shelf_offers import ShelfOffers
 
 NAMED_MAX = 200  # products of one request
+SERVER_WAITS = 4  # while rows come from a server; where all is in this process, calls only wait for one another
 Answer = dict[str, Any]
 
 
@@ -116,17 +117,17 @@ class LiveLists:
         self._users = users
         self._settings = settings
         self.length = settings.list_length  # of the lists on the topic
+        self.at_work = 1 if settings.database_url is None else SERVER_WAITS  # calls of `make` that pay at a time
         self._check = check
         self._experiment = experiment or RunningExperiment()
         self._idle: list[ExperimentRanker] = []  # each is for one thread at a time
 
     def of_user(self, user_id: str, query: ListQuery) -> Answer:
-        """The list of `make` for a user. Raises BadQuery, StoreUnavailable."""
-        return self._made(Asked(query, user_id))
-
-    def of_visitor(self, query: VisitorQuery) -> Answer:
-        """The same for a visitor."""
-        return self._made(Asked(query, None))
+        """The list of `make` for one user. Raises BadQuery, StoreUnavailable."""
+        [made] = self.make([Asked(query, user_id)])
+        if isinstance(made, BadQuery):
+            raise made
+        return made
 
     def make(self, asked: Sequence[Asked]) -> list[Answer | BadQuery]:
         """Lists for this moment, as on the topic `recommendations`, also for users who are not known; what is wrong
@@ -201,18 +202,15 @@ class LiveLists:
 
     # --- one list ------------------------------------------------------------------------------------------------
 
-    def _made(self, asked: Asked) -> Answer:
-        [made] = self.make([asked])
-        if isinstance(made, BadQuery):
-            raise made
-        return made
-
     def _rank(
         self, narrowed: "_Narrowed", asked: Sequence[Asked], histories: Sequence[History], at: float
     ) -> list[Listed]:
         """Lists that hold the same, with titles and offers."""
         shelf, offers = self._shelf, self._offers
-        ranker = self._idle.pop() if self._idle else ExperimentRanker(shelf, self._settings, self._experiment)
+        try:
+            ranker = self._idle.pop()
+        except IndexError:  # all are in use by other threads
+            ranker = ExperimentRanker(shelf, self._settings, self._experiment)
         try:
             with shelf.lock:
                 lists = ranker.rank_narrowed(

@@ -11,8 +11,8 @@ from shelves import FullReplica, factors, neighbours, offer, vectors, weights
 from store.database import open_database
 from store.records import Click, UserRow
 from store.users import UserStore
-from streams.filters import PageQuery
-from streams.live_lists import ListQuery, LiveLists, VisitorQuery
+from streams.filters import BadQuery, PageQuery
+from streams.live_lists import Asked, ListQuery, LiveLists, VisitorQuery
 from streams.settings import Settings
 from streams.shelf import Shelf
 
@@ -121,7 +121,8 @@ def test_an_explained_item_says_what_found_it_and_what_the_ranking_read(shop: Sh
 def test_a_visitor_gets_what_a_user_with_the_same_clicks_gets_and_nothing_is_stored(shop: Shop) -> None:
     shop.have("ann", ("tea", "view_item", 0), ("pot", "purchase", 1))
     viewed = ["tea", {"product_id": "pot", "event": "purchase", "age_s": DAY_S}]
-    made = shop.lists.of_visitor(VisitorQuery.model_validate({"recently_viewed": viewed, "limit": 9}))
+    [made] = shop.lists.make([Asked(VisitorQuery.model_validate({"recently_viewed": viewed, "limit": 9}), None)])
+    assert not isinstance(made, BadQuery)
     of_ann = shop.lists.of_user("ann", ListQuery(limit=9))
     assert [item | {"score": 0} for item in made["items"]] == [item | {"score": 0} for item in of_ann["items"]]
     assert "pot" not in ids(made), "she has bought it"

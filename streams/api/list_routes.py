@@ -45,7 +45,7 @@ def list_routes(lists: LiveLists, feed: ListFeed, views: Views, access: Access) 
     def make(asked: Sequence[Asked]) -> list[Response | Exception]:
         return [one if isinstance(one, Exception) else packed(one) for one in lists.make(asked)]
 
-    made = Batched(make)
+    made = Batched(make, at_work=lists.at_work)
 
     @routes.get(
         "/users/{user_id:path}/recommendations",

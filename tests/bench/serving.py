@@ -121,7 +121,7 @@ async def _while_indexed(on: Stage, sizes: Sizes, share: float, tell: Tell) -> l
     await waiting
     took_s = time.monotonic() - began
     [idle_ms], [busy_ms] = quantiles_ms(idle_s, 0.95), quantiles_ms(busy_s, 0.95)
-    what = f"search by words while {newcomers} products are indexed ({took_s:.0f} s), {CONNECTIONS} connections, p95"
+    what = f"search by words while {newcomers} products of words alone are encoded and indexed ({took_s:.0f} s), p95"
     return [
         Figure(what, busy_ms, "ms", idle_ms, "nothing else happens"),
         Figure("the same by what it is while nothing else happens", busy_ms / idle_ms, at_most=2.0),
