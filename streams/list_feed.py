@@ -4,13 +4,11 @@ All of it runs on the event loop.
 """
 
 import asyncio
-from collections import deque
-from types import TracebackType
-from typing import Self
 
 import aiokafka
 
 from streams.broker import Broker
+from streams.queued_stream import QueuedStream, TooManyStreams, require_share
 from streams.tail import Tail
 
 STREAMS_MAX = 500
@@ -18,51 +16,13 @@ STREAMS_OF_KEY_MAX = 100
 LISTS_KEPT = 4  # of a stream whose client reads slowly: the oldest go, since a later list is worth more than all before
 
 
-class TooManyStreams(Exception):
-    """No more are opened; str() says what to do."""
-
-
-class ListStream:
-    """The lists of one user from now on. A context manager, whose end closes it."""
+class ListStream(QueuedStream[bytes]):
+    """The lists of one user from now on, as published."""
 
     def __init__(self, feed: "ListFeed", user_id: str, key_id: str | None) -> None:
         """As ListFeed.open makes it."""
+        super().__init__(LISTS_KEPT, lambda: feed.drop(self), key_id)
         self.user_id = user_id
-        self.key_id = key_id
-        self.is_closed = False
-        self._feed = feed
-        self._lists: deque[bytes] = deque()
-        self._changed = asyncio.Event()
-
-    def put(self, record: bytes) -> None:
-        """A list of hers was published."""
-        if len(self._lists) == LISTS_KEPT:
-            self._lists.popleft()
-            self._feed.lost += 1
-        self._lists.append(record)
-        self._changed.set()
-
-    async def next(self, within_s: float) -> bytes | None:
-        """The next list, as published; None if none came within so long, or the stream was closed."""
-        if not self._lists and not self.is_closed:
-            try:
-                await asyncio.wait_for(self._changed.wait(), within_s)
-            except TimeoutError:
-                return None
-        self._changed.clear()
-        return self._lists.popleft() if self._lists and not self.is_closed else None
-
-    def close(self) -> None:
-        """Nothing comes any more; safe to call at any time."""
-        self.is_closed = True
-        self._changed.set()
-        self._feed.drop(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.close()
 
 
 class ListFeed:
@@ -94,16 +54,11 @@ class ListFeed:
             raise TooManyStreams(
                 f"this api holds {self._most} streams already: try again later, or start another `freshet worker api`"
             )
-        if key_id is not None and self._open_of(key_id) >= STREAMS_OF_KEY_MAX:
-            raise TooManyStreams(
-                f"this key holds {STREAMS_OF_KEY_MAX} streams already: close some, or ask with a key of your own"
-            )
+        opened = (stream for streams in self._streams.values() for stream in streams)
+        require_share(key_id, opened, STREAMS_OF_KEY_MAX)
         stream = ListStream(self, user_id, key_id)
         self._streams.setdefault(user_id, set()).add(stream)
         return stream
-
-    def _open_of(self, key_id: str) -> int:
-        return sum(stream.key_id == key_id for streams in self._streams.values() for stream in streams)
 
     def drop(self, stream: ListStream) -> None:
         """It gets no more lists."""
@@ -129,4 +84,4 @@ class ListFeed:
     def _put(self, key: bytes | None, value: bytes | None) -> None:
         if key and value:
             for stream in self._streams.get(key.decode(errors="replace"), ()):
-                stream.put(value)
+                self.lost += stream.put(value)

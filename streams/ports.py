@@ -1,7 +1,9 @@
-"""Ports on this machine: taken or free, said in a way that a person can act on."""
+"""Ports on this machine: taken or free, said in a way that a person can act on; and which addresses are its own."""
 
+import ipaddress
 import os
 import socket
+from functools import lru_cache
 
 
 class PortTaken(Exception):
@@ -32,3 +34,12 @@ def free_port(host: str = "127.0.0.1") -> int:
     with listen(host, 0, setting="the port") as listener:
         port: int = listener.getsockname()[1]
         return port
+
+
+@lru_cache(maxsize=64)
+def names_loopback(host: str) -> bool:
+    """True for localhost and the addresses of this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from streams.ports import names_loopback
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -197,6 +199,14 @@ class Settings(BaseSettings):
                 except ImportError as error:
                     raise _wrong(f"{protocol}:// needs a package that is not installed: {error}") from error
         return url
+
+    @field_validator("demo_orders")
+    @classmethod
+    def _is_of_this_machine_alone(cls, socket: Path | None, told: ValidationInfo) -> Path | None:
+        """In a demo everybody who looks on sees what all do, and without a key may stop processes."""
+        if socket is not None and not names_loopback(told.data.get("api_host", "")):
+            raise _wrong("a demo is for this machine alone: unset it, or let FRESHET_API_HOST be 127.0.0.1")
+        return socket
 
     @property
     def bootstrap(self) -> str:

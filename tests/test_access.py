@@ -18,8 +18,9 @@ from store.database import open_database, reading
 from store.keys import KeyStore, UnknownKey, parts_of
 from store.records import StoreUnavailable
 from streams.api import access
-from streams.api.access import NoKeys, host_of, names_loopback
+from streams.api.access import NoKeys, host_of
 from streams.cli import app
+from streams.ports import names_loopback
 
 PATHS = {
     "read": ("GET", "/v1/users/ann/recommendations"),

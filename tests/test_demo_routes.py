@@ -20,7 +20,7 @@ from test_api import status_of
 from store.keys import KeyStore
 from streams import demo_products
 from streams.api import access
-from streams.broker import Outgoing
+from streams.broker import BrokerUnavailable, Outgoing
 from streams.demo_orders import PATH_MAX_BYTES, Orders, OrdersUnavailable, fits, orders_taken
 from streams.events import ProductUpsert
 from streams.health import Backlog
@@ -218,6 +218,22 @@ async def test_what_is_no_product_is_refused_and_nothing_published(
     full = await shop.asked("POST", "/products", json={**LAMP, "picture": picture()})
     assert (full.status_code, "start it anew" in full.json()["detail"]) == (409, True)
     assert shop.published == []
+
+
+async def test_of_a_product_that_did_not_come_no_picture_stays(shop: DemoShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = await shop.asked("POST", "/products", json={"title": "a\0b", "picture": picture()})
+    assert (wrong.status_code, "NUL" in wrong.json()["detail"]) == (422, True)
+    folder = shop.settings.home / "shop" / demo_products.FOLDER
+    assert not folder.exists()
+
+    async def away(_: list[Outgoing]) -> list[Any]:
+        assert len(list(folder.iterdir())) == 1, "it lies there before its product is told of"
+        raise BrokerUnavailable("no answer")
+
+    monkeypatch.setattr(shop.publisher, "publish", away)
+    for _ in range(2):
+        assert (await shop.asked("POST", "/products", json={**LAMP, "picture": picture()})).status_code == 503
+    assert list(folder.iterdir()) == []
 
 
 async def test_nothing_is_stored_in_a_shops_own_folder(tmp_path: Path) -> None:

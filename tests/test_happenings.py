@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +17,12 @@ from test_api import status_of
 
 from store.keys import KeyStore
 from streams import happenings
-from streams.api import access, happening_routes
+from streams.api import access, server_sent_events
 from streams.broker import Broker, Outgoing
 from streams.embedded_broker import EmbeddedBroker
 from streams.first_clicks import FirstClicks
 from streams.happenings import KEPT, Happenings
-from streams.list_feed import TooManyStreams
+from streams.queued_stream import TooManyStreams
 from streams.settings import Settings
 from streams.shelf import Shelf
 from streams.status import ALIVE_S, StatusBoard
@@ -50,8 +51,7 @@ class Looked:
         self.shelf.put_offer(product_id.encode(), offer(revision, title=title, state=state, created_at=created_at), ())
 
     def look(self, now: float = NOW) -> list[dict[str, Any]]:
-        pending, self.happenings._pending = [self.happenings._timed(one) for one in self.happenings._pending], []
-        return self.happenings.look(pending, now, is_news=True)
+        return self.happenings.look(self.happenings.taken(), now, is_news=True)
 
 
 def record(value: Any, at_ms: int = 0) -> Any:
@@ -76,6 +76,18 @@ def test_a_product_is_told_when_it_is_found_sells_out_and_is_back() -> None:
     looked.put("old", 1, created_at=NOW - happenings.NEW_WITHIN_S)
     looked.shelf.put_vectors(b"old", vectors([1.0, 0.0]), ())
     assert looked.look() == [], "it was encoded again"
+    looked.put("pot", 1, "sold_out")
+    looked.shelf.put_vectors(b"pot", vectors([1.0, 0.0]), ())
+    assert looked.look() == [], "nobody can find what is sold out"
+
+
+def test_a_new_product_that_a_rule_blocks_is_not_said_to_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = Looked()
+    monkeypatch.setattr(looked.shelf.rules, "is_blocked", lambda row: looked.shelf.product_ids[row] == "cup")
+    for product_id in ("cup", "pot"):
+        looked.put(product_id, 1)
+        looked.shelf.put_vectors(product_id.encode(), vectors([1.0, 0.0]), ())
+    assert [one["product_id"] for one in looked.look()] == ["pot"]
 
 
 def test_what_was_on_the_shelf_at_the_start_is_nobodys_news() -> None:
@@ -106,6 +118,45 @@ def test_a_click_and_its_list_are_told_with_title_and_time_in_whichever_order_th
     assert told[1] == {"kind": "list", "at": 2.012, "user": "ann", "cause": "click", "took_ms": 12}
     assert told[2]["title"] == "never seen"
     assert (told[3]["cause"], told[3]["took_ms"]) == ("push", None)
+
+
+def test_what_is_malformed_is_passed_over() -> None:
+    looked = Looked()
+    click = {"event_id": "e1", "user_id": "ann", "product_id": "cup", "event": "view_item"}
+    made = {"user_id": "ann", "cause": "click", "event_ids": ["e1"]}
+    wrong: tuple[Any, ...] = (["x"], {"x": 1}, 7, None)
+    with looked.happenings.open("ann", sees_all=True, names_users=True):
+        for value in wrong:
+            for name in click:
+                looked.happenings.put_click(record(click | {name: value}))
+            for name in ("user_id", "cause"):
+                looked.happenings.put_list(record(made | {name: value}))
+        assert looked.look() == []
+        looked.happenings.put_click(record(click, 2_000))
+        for value in (*wrong[1:], [*wrong, "e1"]):
+            looked.happenings.put_list(record(made | {"event_ids": value}, 2_012))
+        assert [one.get("took_ms") for one in looked.look()] == [None, None, None, None, 12]
+
+
+def test_what_nobody_may_see_is_not_kept_and_of_too_much_the_oldest_goes_but_nobodys_own() -> None:
+    looked = Looked()
+
+    def click(user: str, at_ms: int) -> None:
+        told = {"event_id": f"e{at_ms}", "user_id": user, "product_id": "cup", "event": "view_item"}
+        looked.happenings.put_click(record(told, at_ms))
+
+    with looked.happenings.open("ann", sees_all=False, names_users=False):
+        click("bob", 1_000)
+        click("ann", 2_000)
+        assert [one["user"] for one in looked.look()] == ["ann"]
+        assert list(looked.happenings._clicked_at) == ["e2000"]
+        with looked.happenings.open(None, sees_all=True, names_users=True):
+            click("ann", 1_000)
+            for at_ms in range(2_000, 2_000 + KEPT + 2):
+                click("bob", at_ms)
+            told = looked.look()
+    assert [one["user"] for one in told] == ["ann"] + ["bob"] * KEPT
+    assert [told[1]["at"], told[-1]["at"]] == [2.002, 2.001 + KEPT / 1_000]
 
 
 def test_a_worker_that_stops_and_one_that_is_started_again_are_told_once() -> None:
@@ -165,6 +216,15 @@ async def test_who_reads_slowly_misses_the_oldest_and_beyond_the_most_nobody_loo
         looked.happenings.close()
         assert (await waiting, slow.is_closed) == (None, True)
     looked.happenings.open(None, sees_all=True, names_users=True).close()
+
+
+def test_a_key_that_many_share_leaves_some_to_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(happenings, "STREAMS_OF_KEY_MAX", 1)
+    look_on = partial(Looked().happenings.open, None, sees_all=False, names_users=False)
+    refused = pytest.raises(TooManyStreams, match="this key holds 1 streams already: close some, or ask with a key of")
+    with look_on("shop"), look_on("operator"), look_on(), look_on(), refused:
+        look_on("shop")
+    look_on("shop").close()
 
 
 def test_of_a_new_product_it_is_known_when_it_was_clicked_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,9 +289,9 @@ async def test_what_happens_is_streamed_by_scope_and_an_operator_sees_what_becam
 ) -> None:
     shop, client = asked
     monkeypatch.setattr(access, "KNOWN_FOR_S", 0.0)
-    monkeypatch.setattr(happening_routes, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(server_sent_events, "HEARTBEAT_S", 0.05)
     keys = KeyStore(shop.products.engine)
-    (admin, opens), (_, reads), (_, writes) = (keys.make(scope, [scope]) for scope in ("admin", "read", "write"))
+    (admin, opens), (reader, reads), (_, writes) = (keys.make(scope, [scope]) for scope in ("admin", "read", "write"))
     bearer = {"Authorization": f"Bearer {opens}"}
     path = "/v1/events/stream"
     refused = await client.get(path, headers={"Authorization": f"Bearer {writes}"})
@@ -242,6 +302,7 @@ async def test_what_happens_is_streamed_by_scope_and_an_operator_sees_what_becam
     ):
         assert all_of_it.headers["content-type"].startswith("text/event-stream")
         lines, lines_of_bob = all_of_it.aiter_lines(), of_bob.aiter_lines()
+        assert {stream.key_id for stream in shop.happenings._streams} == {admin.key_id, reader.key_id}
         click = {"event_id": "e1", "user_id": "ann", "product_id": BALL, "event": "view_item"}
         await shop.publisher.publish([Outgoing(shop.names.user_clicks, b"ann", orjson.dumps(click))])
         seen = await told_next(lines)

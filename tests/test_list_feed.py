@@ -13,10 +13,11 @@ from asked_shop import AskedShop, ReplicasAtHand
 
 from store.keys import KeyStore
 from streams import list_feed
-from streams.api import access, list_events
+from streams.api import access, list_events, server_sent_events
 from streams.broker import Broker, Outgoing, Publisher
 from streams.embedded_broker import EmbeddedBroker
-from streams.list_feed import LISTS_KEPT, ListFeed, TooManyStreams
+from streams.list_feed import LISTS_KEPT, ListFeed
+from streams.queued_stream import TooManyStreams
 from streams.settings import Settings
 from streams.topics import create_topics, topic_names
 
@@ -160,7 +161,7 @@ async def running(tmp_path: Path, tansu: EmbeddedBroker) -> AsyncIterator[Runnin
 async def test_a_stream_begins_with_the_list_of_this_moment_and_goes_on_with_each_newer_one(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(list_events, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(server_sent_events, "HEARTBEAT_S", 0.05)
     path = "/v1/users/ann%2F1/recommendations/stream"
     async with running.client.stream("GET", path) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -193,7 +194,7 @@ async def test_a_stream_begins_with_the_list_of_this_moment_and_goes_on_with_eac
 
 
 async def test_a_stream_ends_when_its_key_is_removed(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(list_events, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(server_sent_events, "HEARTBEAT_S", 0.05)
     monkeypatch.setattr(access, "KNOWN_FOR_S", 0.0)
     keys = KeyStore(running.shop.products.engine)
     (mine, told), _ = keys.make("mine", ["read"]), keys.make("another", ["read"])

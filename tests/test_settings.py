@@ -106,6 +106,19 @@ def test_a_wrong_url_is_told_with_its_remedy_and_a_password_is_not(monkeypatch: 
     ]
 
 
+def test_no_demo_is_played_where_others_reach_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRESHET_DEMO_ORDERS", "orders")
+    for host in ("localhost", "127.0.0.1", "::1"):
+        monkeypatch.setenv("FRESHET_API_HOST", host)
+        assert load_settings().demo_orders == Path("orders")
+    for host in ("0.0.0.0", "192.168.1.7", "shop.example.org", "-/"):
+        monkeypatch.setenv("FRESHET_API_HOST", host)
+        with pytest.raises(
+            BadSettings, match="DEMO_ORDERS='orders': a demo is for this machine alone: unset it, or let"
+        ):
+            read_settings()
+
+
 def test_a_place_that_needs_a_package_tells_which(monkeypatch: pytest.MonkeyPatch) -> None:
     def not_installed(protocol: str) -> None:
         raise ImportError(f"Install s3fs to access {protocol.upper()}")

@@ -1,11 +1,9 @@
 """Who may ask what: keys and their scopes, how often a key asks, how large a request is, and by which name it came."""
 
 import asyncio
-import ipaddress
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from functools import lru_cache
 from typing import Annotated, Any
 
 from fastapi import Depends, HTTPException, Security
@@ -17,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from store.keys import ApiKey, KeyStore, parts_of
 from store.records import StoreUnavailable
 from streams.api.problems import Problem, defect
+from streams.ports import names_loopback
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +78,14 @@ class Access:
             wrong = "the key is not known" if told else "a key is needed"
             raise HTTPException(401, f"{wrong}: send `Authorization: Bearer KEY`", {"WWW-Authenticate": "Bearer"})
         return key
+
+    async def knows(self, told: str | None) -> bool:
+        """False once the key that was told is removed."""
+        try:
+            await self.key_of(told)
+        except HTTPException:
+            return False
+        return True
 
     async def _check(self, told: str | None, scope: str) -> None:
         """Raises HTTPException: 401, 403 or 429."""
@@ -199,12 +206,3 @@ def host_of(header: str) -> str:
     if header.startswith("["):
         return header[1:].partition("]")[0]
     return header.partition(":")[0]
-
-
-@lru_cache(maxsize=64)
-def names_loopback(host: str) -> bool:
-    """True for localhost and the addresses of this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
@@ -15,7 +16,7 @@ from streams.api.answers import answers
 from streams.api.event_routes import json_body
 from streams.api.problems import again
 from streams.demo_orders import Orders, OrdersUnavailable, ProcessState, UnknownProcess
-from streams.demo_products import TooManyPictures, own_product
+from streams.demo_products import TooManyPictures, own_product, store_picture
 from streams.door import Door, WrongEvents
 from streams.health import Backlog
 from streams.search_query import decoded_picture
@@ -74,23 +75,27 @@ def demo_routes(
         """It stands in `catalog-updates`, confirmed, as if a shop had published it; published_at in s since 1970."""
         if product.picture is not None and not takes_pictures:
             raise HTTPException(409, "the pictures of this shop lie in its own folder: publish without a picture")
+        upsert = own_product(product.title, product.price, has_picture=product.picture is not None)
         try:
-            upsert = await run_in_threadpool(made, product)
-            posted = await run_in_threadpool(door.catalog_of, orjson.dumps(upsert))
+            messages = (await run_in_threadpool(door.catalog_of, orjson.dumps(upsert))).messages
+            stored = await run_in_threadpool(store, upsert, product.picture)
         except TooManyPictures as full:
             raise HTTPException(409, str(full)) from full
         except WrongEvents as wrong:
             raise HTTPException(422, str(wrong)) from wrong
-        await door.publish(posted.messages)
+        try:
+            await door.publish(messages)
+        except BaseException:
+            if stored is not None:  # of a product that is not to come: tried again, it has another id
+                stored.unlink(missing_ok=True)
+            raise
         return {"product_id": upsert["product_id"], "published_at": time.time()}
 
-    def made(product: OwnProduct) -> dict[str, Any]:
-        picture = None
-        if product.picture is not None:
-            limits = settings.picture_max_bytes, settings.picture_max_pixels
-            picture = decoded_picture(product.picture, *limits)
-        assert root is not None or picture is None
-        return own_product(product.title, product.price, picture, root or settings.home)
+    def store(upsert: dict[str, Any], picture: str | None) -> Path | None:
+        if root is None or picture is None:
+            return None
+        decoded = decoded_picture(picture, settings.picture_max_bytes, settings.picture_max_pixels)
+        return store_picture(upsert, decoded, root)
 
     @routes.post(
         "/processes/{name}/stop",

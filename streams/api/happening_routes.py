@@ -1,23 +1,22 @@
 """What just happened, as server-sent events, and what became of the products that are new."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, HTTPException, Query, Security
+from fastapi import APIRouter, Query, Security
 from fastapi.security import HTTPAuthorizationCredentials
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
 
 from streams.api import PREFIX
 from streams.api.access import Access, bearer
 from streams.api.answers import ITEM, answers
-from streams.api.list_events import HEADERS, HEARTBEAT, HEARTBEAT_S, RECONNECT_MS
+from streams.api.server_sent_events import ServerSentEvents
 from streams.api.views import Views
 from streams.events import Id
 from streams.first_clicks import FirstClicks
-from streams.happenings import Happening, Happenings, HappeningStream
+from streams.happenings import Happening, Happenings
 
 STREAMED = 'event: indexed\ndata: {"kind": "indexed", "at": 1772366400.2, "product_id": "lamp-7", "after_s": 0.31}\n\n'
 NEW = ITEM | {
@@ -26,37 +25,6 @@ NEW = ITEM | {
     "is_clicked": True,
     "is_retrievable": True,
 }
-
-
-class HappeningEvents(StreamingResponse):
-    """The answer: what happens from now on."""
-
-    def __init__(self, stream: HappeningStream, is_allowed: Callable[[], Awaitable[bool]]) -> None:
-        """
-        stream      open, and closed when the answer has ended, however it does
-        is_allowed  asked every HEARTBEAT_S; the answer ends when whoever looks on may not any more
-        """
-        self._stream = stream
-        self._is_allowed = is_allowed
-        super().__init__(self._events(), headers=HEADERS, media_type="text/event-stream")
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._stream:
-            await super().__call__(scope, receive, send)
-
-    async def _events(self) -> AsyncIterator[bytes]:
-        yield b"retry: %d\n\n" % RECONNECT_MS
-        asked_at = time.monotonic()
-        while not self._stream.is_closed:
-            happening = await self._stream.next(HEARTBEAT_S)
-            if happening is None or time.monotonic() - asked_at > HEARTBEAT_S:
-                if not await self._is_allowed():
-                    return
-                asked_at = time.monotonic()
-            if happening is not None:
-                yield _event(happening)
-            elif not self._stream.is_closed:
-                yield HEARTBEAT
 
 
 def happening_routes(
@@ -81,17 +49,12 @@ def happening_routes(
         """Server-sent events from now on: `indexed` (a new product can be found, `after_s` from its publication),
         `sold_out` and `restored`; `click` and `list` (`took_ms` from the click) of the user who is named. With the
         scope admin those of all users, and `worker` (stopped, started, restarted). Who reads too slowly misses the
-        oldest."""
+        oldest. A key that is removed ends its streams, of which it may have 20 at once."""
         told_key = told.credentials if told else None
 
-        async def is_allowed() -> bool:
-            try:
-                await access.key_of(told_key)
-            except HTTPException:
-                return False
-            return True
-
-        return HappeningEvents(happenings.open(user, sees_all=sees_all or is_demo, names_users=sees_all), is_allowed)
+        key = await access.key_of(told_key)
+        opened = happenings.open(user, key.key_id if key else None, sees_all=sees_all or is_demo, names_users=sees_all)
+        return ServerSentEvents(opened, _event, partial(access.knows, told_key))
 
     @routes.get(
         "/newcomers",
@@ -109,5 +72,5 @@ def happening_routes(
     return routes
 
 
-def _event(happening: Happening) -> bytes:
+async def _event(happening: Happening) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (happening["kind"].encode(), orjson.dumps(happening))

@@ -1,27 +1,21 @@
 """A user's lists as server-sent events, for as long as the client listens and the api runs."""
 
 import re
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
 import orjson
 from fastapi.concurrency import run_in_threadpool
-from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
 
+from streams.api.server_sent_events import ServerSentEvents
 from streams.list_feed import ListStream
 
-HEARTBEAT_S = 15.0  # proxies close a connection on which nothing comes for a minute or so
-HEARTBEAT = b": alive\n\n"
-RECONNECT_MS = 2_000
-HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx would hold the events back
 Place = tuple[int, int]  # revision of the user's row, and ms since 1970: of two lists the higher one counts
 BEFORE_ALL: Place = (-1, 0)
 
 
-class ListEvents(StreamingResponse):
+class ListEvents(ServerSentEvents[bytes]):
     """The answer: the current list, then each newer one."""
 
     def __init__(
@@ -34,40 +28,24 @@ class ListEvents(StreamingResponse):
         after: str | None = None,
     ) -> None:
         """
-        lists        open, and closed when the answer has ended, however it does
+        lists, is_allowed  as of ServerSentEvents
         with_titles  makes of a published list what is sent; called in any thread
-        is_allowed   asked every HEARTBEAT_S; the answer ends when whoever listens may not any more
         after        the id of an event: no older list is sent
         """
-        self._lists = lists
         self._with_titles = with_titles
-        self._is_allowed = is_allowed
-        super().__init__(self._events(current, _place_in(after)), headers=HEADERS, media_type="text/event-stream")
+        self._sent = _place_in(after)
+        super().__init__(lists, self._newer, is_allowed, first=_event(current) if self._advance(current) else b"")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._lists:
-            await super().__call__(scope, receive, send)
+    async def _newer(self, record: bytes) -> bytes:
+        made = orjson.loads(record)
+        return _event(await run_in_threadpool(self._with_titles, made)) if self._advance(made) else b""
 
-    async def _events(self, current: dict[str, Any], sent: Place) -> AsyncIterator[bytes]:
-        yield b"retry: %d\n\n" % RECONNECT_MS
-        if _place_of(current) >= sent:
-            sent = _place_of(current)
-            yield _event(current)
-        asked_at = time.monotonic()
-        while not self._lists.is_closed:
-            record = await self._lists.next(HEARTBEAT_S)
-            if record is None or time.monotonic() - asked_at > HEARTBEAT_S:
-                if not await self._is_allowed():
-                    return
-                asked_at = time.monotonic()
-            if record is None:
-                if not self._lists.is_closed:
-                    yield HEARTBEAT
-                continue
-            made = orjson.loads(record)
-            if _place_of(made) >= sent:  # a push leaves the revision
-                sent = _place_of(made)
-                yield _event(await run_in_threadpool(self._with_titles, made))
+    def _advance(self, made: dict[str, Any]) -> bool:
+        """True if it is not older than what was sent; then it counts as sent. A push leaves the revision."""
+        if _place_of(made) < self._sent:
+            return False
+        self._sent = _place_of(made)
+        return True
 
 
 def _event(made: dict[str, Any]) -> bytes:

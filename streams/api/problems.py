@@ -15,8 +15,8 @@ from encoders.weights import UnknownSource
 from store.records import StoreUnavailable
 from streams.broker import BrokerUnavailable
 from streams.filters import BadQuery
-from streams.list_feed import TooManyStreams
 from streams.query_encoder import StillLoading
+from streams.queued_stream import TooManyStreams
 from streams.replicas import ReplicaEnded
 from streams.unread import NotStoredYet
 

@@ -19,7 +19,7 @@ from store.keys import KeyStore
 from store.products import ProductStore
 from store.users import UserStore
 from store.vectors import VectorStore
-from streams.api.access import Access, Guard, names_loopback
+from streams.api.access import Access, Guard
 from streams.api.board_metrics import BoardCollector
 from streams.api.demo_routes import demo_routes
 from streams.api.described import describe
@@ -52,7 +52,7 @@ from streams.letter_board import LetterBoard
 from streams.list_feed import ListFeed
 from streams.listed_twice import ListedTwice
 from streams.live_lists import LiveLists
-from streams.ports import listen
+from streams.ports import listen, names_loopback
 from streams.replays import Replays
 from streams.search import Search
 from streams.settings import Settings

@@ -20,12 +20,8 @@ let file = null; // its picture to be
 
 /** Draws the controls if a demo runs here; then there is one with `happened`, `counter` and `take`. */
 export async function demo({ visit, search }) {
-  let told;
-  try {
-    told = await ask("/v1/demo");
-  } catch {
-    return null; // 404: this is no demo
-  }
+  const told = await firstTold();
+  if (!told) return null;
   for (const place of [$("publish"), $("processes")]) {
     place.hidden = false;
     place.open = WIDE.matches;
@@ -34,11 +30,23 @@ export async function demo({ visit, search }) {
   $("own-picture").addEventListener("change", () => take($("own-picture").files[0]));
   $("publish").querySelector("form").addEventListener("submit", (event) => {
     event.preventDefault();
-    publish(search);
+    publish();
   });
   processes(told);
   look({ visit, search });
   return { happened: (one) => happened(one, { visit, search }), counter, take: told.takes_pictures ? take : null };
+}
+
+/** What a demo tells first, waited for while it starts; null if this is none. */
+async function firstTold() {
+  for (;;) {
+    try {
+      return await ask("/v1/demo");
+    } catch (error) {
+      if (error.status === 404) return null;
+      await new Promise((done) => setTimeout(done, LOOKED_EVERY_MS));
+    }
+  }
 }
 
 // --- a product of one's own ---

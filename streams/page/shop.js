@@ -18,7 +18,8 @@ const mine = `/v1/users/${encodeURIComponent(user)}`;
 const clicked = new Map(); // event id -> when it was sent, of clicks whose list has not come
 let listed = null; // the newest list
 let counter = null; // in a demo, what its visitor does behind the counter
-let opened = null; // the product that is looked at: { id, isListable, draw }
+const cameFrom = new Map(); // product -> { list_id, position } of the list that it was opened from, if it was
+let opened = null; // the product that is looked at: { id, from, isListable, draw }
 let asked = 0; // questions so far: an answer that comes after a later question is not shown
 
 // --- products ---
@@ -29,6 +30,7 @@ function show(list, items, from) {
 }
 
 function visit(productId, from) {
+  cameFrom.set(productId, from);
   click(productId, from?.position === undefined ? "view_item" : "select_item", from);
   open(`#/p/${encodeURIComponent(productId)}`);
 }
@@ -120,13 +122,13 @@ async function product(productId) {
   if (!offer) return;
   const stock = element("p");
   const buttons = element("div", { className: "buttons" });
-  opened = { id: productId, isListable: offer.listable, draw(isListable) {
+  opened = { id: productId, from: cameFrom.get(productId), isListable: offer.listable, draw(isListable) {
     this.isListable = isListable;
     stock.className = isListable ? "faint" : "wrong";
     stock.textContent = isListable ? "in stock" : "sold out";
     const deeds = [["add_to_cart", "Into the cart"], ["purchase", "Buy"]].map(([event, label], at) => {
       const button = element("button", { type: "button", className: at ? "" : "main", disabled: !isListable }, label);
-      button.addEventListener("click", () => click(productId, event));
+      button.addEventListener("click", () => click(productId, event, this.from));
       return button;
     });
     const focused = [...buttons.children].indexOf(document.activeElement);

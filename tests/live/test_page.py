@@ -190,6 +190,43 @@ def test_words_find_products_and_a_click_changes_the_list_without_a_reload(shop:
     keep(page, "product")
 
 
+def test_what_is_bought_out_of_a_list_says_so_and_nothing_else_does(page: Any) -> None:
+    page.locator("#found .card").first.click()
+    page.wait_for_function("() => /ms after your click/.test(document.getElementById('you').textContent)")
+
+    def clicked(press: Callable[[], None]) -> dict[str, Any]:
+        with page.expect_request("**/v1/events/clicks") as asked:
+            press()
+        told: dict[str, Any] = asked.value.post_data_json
+        return told
+
+    def home() -> None:
+        page.locator("h1 a").click()
+        page.wait_for_selector("#product", state="hidden")
+
+    home()
+    chosen = clicked(lambda: page.locator("#yours button").nth(1).click())
+    assert (chosen["event"], chosen["position"]) == ("select_item", 1)
+    where = {name: chosen[name] for name in ("product_id", "list_id", "position")}
+    for event, label in (("add_to_cart", "Into the cart"), ("purchase", "Buy")):
+        bought = clicked(lambda label=label: page.click(f"#product button:text('{label}')"))  # type: ignore[misc]
+        assert (bought["event"], {name: bought.get(name) for name in where}) == (event, where)
+    home()
+    page.locator("#found .card").first.click()
+    assert "list_id" not in clicked(lambda: page.click("#product button:text('Buy')"))
+
+
+def test_a_demo_that_is_still_starting_shows_its_controls_as_soon_as_it_tells(shop: Staged, browser: Any) -> None:
+    context = browser.new_context()
+    context.set_default_timeout(WITHIN_MS)
+    page = context.new_page()
+    page.route("**/v1/demo", lambda route: route.fulfill(status=503, json={"detail": "not yet"}), times=1)
+    page.goto(f"http://127.0.0.1:{shop.settings.api_port}/")
+    page.wait_for_selector("#processes li[data-name=encode]")
+    assert page.locator("#publish").is_visible()
+    context.close()
+
+
 def test_a_picture_finds_its_product(shop: Staged, page: Any) -> None:
     wanted = shop.products[5]
     page.set_input_files("#picture", Path(shop.settings.pictures_root) / wanted["image_links"][0])
