@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 experiments_app = typer.Typer(no_args_is_help=True, help="Try variants of the ranking on users, one experiment a time.")
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="experiment.yaml: docs/guides/experiments.md has one.")]
-BAR_WIDTH = 32
+BAR_WIDTH = 16
 
 
 @experiments_app.command()
@@ -116,11 +116,11 @@ def _show_variants(made: dict[str, Any]) -> None:
             is_rate = measure["users"] is not None
             rows.append(
                 (
-                    *(words, variant, _number(measure["value"], is_rate)),
+                    *(words, variant, _number(measure["value"], is_rate), _interval(measure, is_rate)),
                     *(_bar(measure, least, most), _difference(measure["difference"], is_rate)),
                 )
             )
-    print_table(("measure", "variant", "value", "95 % interval", "beside the first"), rows)
+    print_table(("measure", "variant", "value", "95 % interval", "", "beside the first"), rows)
 
 
 def _show_interleaved(made: dict[str, Any]) -> None:
@@ -143,6 +143,10 @@ def _bar(measure: dict[str, Any], least: float, most: float) -> str:
     drawn = [" "] * low + ["─"] * (high - low + 1) + [" "] * (BAR_WIDTH - 1 - high)
     drawn[min(max(place(measure["value"]), low), high)] = "●"
     return "".join(drawn)
+
+
+def _interval(measure: dict[str, Any], is_rate: bool) -> str:
+    return f"{_number(measure['low'], is_rate)} to {_number(measure['high'], is_rate)}"
 
 
 def _number(value: float, is_rate: bool) -> str:

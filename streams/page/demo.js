@@ -15,6 +15,7 @@ const MANY = 100; // events that wait: fewer are done, but not acknowledged yet
 const WIDE = matchMedia("(min-width: 60rem)");
 const $ = (id) => document.getElementById(id);
 const changing = new Map(); // process -> what it is asked to become
+const queued = new Map(); // process -> what it is to become after that
 let own = null; // the product that was published last: { id, file, isFound }
 let file = null; // its picture to be
 
@@ -141,7 +142,7 @@ function processes(told) {
   const list = $("processes").querySelector("ul");
   for (const one of told.processes) {
     const row = [...list.children].find((child) => child.dataset.name === one.name) ?? added(list, one.name);
-    const wanted = changing.get(one.name);
+    const wanted = queued.get(one.name) ?? changing.get(one.name);
     const isOn = wanted ? wanted === "start" : one.state !== "held";
     row.querySelector("button").setAttribute("aria-checked", isOn);
     const waiting = one.waiting ? `, ${one.waiting} waiting` : "";
@@ -162,12 +163,18 @@ function added(list, name) {
 }
 
 async function order(name, what) {
-  if (changing.has(name)) return;
-  changing.set(name, what);
   const row = [...$("processes").querySelectorAll("li")].find((child) => child.dataset.name === name);
   row.querySelector("button").setAttribute("aria-checked", what === "start");
+  if (changing.has(name)) {
+    queued.set(name, what);
+    return;
+  }
+  changing.set(name, what);
   row.querySelector("output").textContent = what === "stop" ? "stopping" : "starting";
   const told = await attempt("demo", () => ask(`/v1/demo/processes/${name}/${what}`, { body: {} }));
   changing.delete(name);
+  const next = queued.get(name);
+  queued.delete(name);
   if (told?.processes) processes(told);
+  if (next && next !== what) await order(name, next);
 }

@@ -20,6 +20,7 @@ let listed = null; // the newest list
 let counter = null; // in a demo, what its visitor does behind the counter
 const cameFrom = new Map(); // product -> { list_id, position } of the list that it was opened from, if it was
 let opened = null; // the product that is looked at: { id, from, isListable, draw }
+let photo = null; // that is searched by
 let asked = 0; // questions so far: an answer that comes after a later question is not shown
 
 // --- products ---
@@ -46,9 +47,23 @@ function open(hash) {
 async function start() {
   leave();
   $("welcome").hidden = false;
-  const answer = await found("Rising now", () => ask("/v1/trending", { limit: SHOWN }));
-  if (answer && $("samples").hidden) samples(answer.items);
+  const question = () => ask("/v1/trending", { limit: SHOWN });
+  let answer = await found("Rising now", question);
+  let shown = answer;
+  while (answer) { // a shop that has just opened fills while one looks on
+    if ($("samples").hidden) samples(answer.items);
+    if (answer.items.length && (listed?.items.length ?? 0) < LISTED) refresh();
+    if (answer.items.length >= SHOWN) return;
+    const turn = asked;
+    await pause(2 * AGAIN_MS);
+    if (turn !== asked) return;
+    answer = await latest(question);
+    if (answer && ids(answer) !== ids(shown)) show($("found"), (shown = answer).items);
+  }
 }
+
+const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+const ids = ({ items }) => items.map((item) => item.product_id).join("\n");
 
 /** Nothing is opened any more. */
 function leave() {
@@ -73,8 +88,11 @@ function samples(items) {
 
 async function found(title, question) {
   $("found-title").textContent = title;
+  $("found").ariaBusy = "true"; // what stands there was found before
   const answer = await latest(question);
-  if (answer) show($("found"), answer.items);
+  if (!answer) return null;
+  $("found").ariaBusy = "false";
+  show($("found"), answer.items);
   return answer;
 }
 
@@ -83,7 +101,7 @@ async function latest(question) {
   const turn = ++asked;
   let answer = await attempt("shown", question);
   while (answer === STARTING && turn === asked) {
-    await new Promise((done) => setTimeout(done, AGAIN_MS));
+    await pause(AGAIN_MS);
     answer = await attempt("shown", question);
   }
   return turn === asked && answer !== STARTING ? answer : null;
@@ -104,6 +122,7 @@ async function search(words, file) {
 }
 
 function lookedFor(file) {
+  photo = file ?? null;
   const shown = $("looked-for");
   shown.hidden = !file;
   if (!file) return;
@@ -170,6 +189,12 @@ async function click(productId, event, from = {}) {
   await attempt("click", () => ask("/v1/events/clicks", { body: { ...made, occurred_at: new Date().toISOString() } }));
 }
 
+/** Her list as of now: who has not clicked gets none by herself. */
+async function refresh() {
+  const list = await attempt("yours", () => ask(`${mine}/recommendations`, { limit: LISTED }));
+  if (list && list !== STARTING && (!listed || ids(list) !== ids(listed))) yours(list);
+}
+
 /** Why an item stands in the list. */
 const because = ({ reason, rules = [] }) => [reason, ...rules.map((name) => `by the rule “${name}”`)].join(" · ");
 
@@ -208,6 +233,7 @@ function happened(one) {
   if (one.kind !== "sold_out" && one.kind !== "restored") return;
   const isListable = one.kind === "restored";
   if (opened?.id === one.product_id) opened.draw(isListable);
+  if (!isListable && listed?.items.some((item) => item.product_id === one.product_id)) refresh();
   for (const item of document.querySelectorAll("main .products li")) {
     if (item.dataset.product === one.product_id) item.classList.toggle("gone", !isListable);
   }
@@ -215,9 +241,13 @@ function happened(one) {
 
 $("search").addEventListener("submit", (event) => {
   event.preventDefault();
-  search($("words").value.trim(), $("picture").files[0]);
+  search($("words").value.trim(), photo);
 });
-$("picture").addEventListener("change", () => search($("words").value.trim(), $("picture").files[0]));
+$("picture").addEventListener("change", () => {
+  const [file] = $("picture").files;
+  $("picture").value = ""; // so that the same one can be chosen again
+  if (file) search($("words").value.trim(), file);
+});
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   document.body.classList.add("dropping");

@@ -235,6 +235,33 @@ def test_a_picture_finds_its_product(shop: Staged, page: Any) -> None:
     )
     assert page.is_visible("#looked-for img")
     keep(page, "by-picture")
+    asked = page.locator("#looked-for")
+    page.fill("#words", "lamp")
+    with page.expect_request("**/v1/search") as both:
+        page.press("#words", "Enter")
+    assert "picture" in both.value.post_data_json, "words narrow what the picture finds"
+    with page.expect_request("**/v1/search") as alone:
+        asked.locator("button").click()
+    assert "picture" not in alone.value.post_data_json
+    with page.expect_request("**/v1/search") as again:
+        page.press("#words", "Enter")
+    assert "picture" not in again.value.post_data_json
+    assert asked.is_hidden()
+
+
+def test_a_shop_that_has_just_opened_fills_and_what_sells_out_leaves_a_list_without_clicks(
+    shop: Staged, page: Any
+) -> None:
+    page.route("**/v1/trending*", lambda route: route.fulfill(json={"items": []}), times=1)
+    page.reload()
+    page.wait_for_selector("#found .card")
+    page.wait_for_selector("#yours button")
+    first = titles(page, "#yours")[0]
+    product_id = next(one["product_id"] for one in shop.products if one["title"] == first)
+    shop.publish({"op": "patch", "product_id": product_id, "availability": "out_of_stock"})
+    page.wait_for_function("title => !document.getElementById('yours').innerText.includes(title)", arg=first)
+    shop.publish({"op": "patch", "product_id": product_id, "availability": "in_stock"})
+    page.wait_for_selector("#happened li:has-text('is back')")
 
 
 def test_what_sells_out_disappears_from_the_list(shop: Staged, page: Any) -> None:
