@@ -1,5 +1,6 @@
 """The routes of lists over HTTP and real stores; what is in a list is tested beside what makes it."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,6 +8,8 @@ import pytest
 from asked_shop import BALL, TITLES, AskedShop, ReplicasAtHand
 from shelves import offer
 
+from store.records import StoreUnavailable
+from store.users import UserStore
 from store.vectors import OfferPoint
 
 pytestmark = pytest.mark.anyio
@@ -130,6 +133,21 @@ async def test_blocks_hold_in_lists_for_nobody_in_particular_and_the_page_is_fil
     finally:
         published.put(b"", None, ())
     assert (await ask(shop, "/v1/rules"))[1] == {"rules": []}
+
+
+async def test_while_the_users_cannot_be_read_all_who_ask_wait_once(
+    shop: AskedShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def read(_: UserStore, user_ids: set[str]) -> Any:
+        asked.append(len(user_ids))
+        raise StoreUnavailable("the database is away: is it running?")
+
+    monkeypatch.setattr(UserStore, "read", read)
+    answers = await asyncio.gather(*(ask(shop, f"/v1/users/{user}/recommendations") for user in range(9)))
+    assert {code for code, _ in answers} == {503}
+    assert sum(asked) == 9, "nobody was asked for again alone"
 
 
 async def test_every_list_has_an_example_and_a_summary(shop: AskedShop) -> None:
