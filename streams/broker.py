@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import aiokafka
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
@@ -140,6 +141,18 @@ class Broker:
                 f"no answer from Kafka at {self._settings.bootstrap} ({type(error).__name__}): "
                 "is it running? `freshet up` starts an embedded one, FRESHET_KAFKA_BOOTSTRAP names yours"
             ) from error
+
+
+async def partitions_of(consumer: aiokafka.AIOKafkaConsumer, topics: Iterable[str]) -> list[TopicPartition]:
+    """All partitions of these topics, which the consumer knows from then on. Raises BrokerUnavailable for no topic."""
+    partitions = []
+    for topic in topics:
+        await consumer._client.add_topic(topic)  # `assign` alone leaves the partitions unknown at first
+        numbers = consumer.partitions_for_topic(topic)
+        if not numbers:
+            raise BrokerUnavailable(f"no topic {topic}: make it with `freshet topics create`")
+        partitions += [TopicPartition(topic, number) for number in numbers]
+    return partitions
 
 
 async def end(task: "asyncio.Task[Any]") -> None:

@@ -7,7 +7,7 @@ import aiokafka
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from streams.broker import Broker, BrokerUnavailable
+from streams.broker import Broker, BrokerUnavailable, partitions_of
 from streams.examples import Record
 
 READ_WAIT_MS = 200
@@ -36,11 +36,7 @@ class ExampleReader:
         consumer = self._broker.consumer()
         try:
             await consumer.start()
-            await consumer._client.add_topic(self.topic)  # `assign` alone leaves the partitions unknown at first
-            numbers = consumer.partitions_for_topic(self.topic)
-            if not numbers:
-                raise BrokerUnavailable(f"no topic {self.topic}: make it with `freshet topics create`")
-            self._partitions = [TopicPartition(self.topic, number) for number in sorted(numbers)]
+            self._partitions = sorted(await partitions_of(consumer, [self.topic]))
             consumer.assign(self._partitions)
         except (KafkaError, OSError) as error:
             await consumer.stop()

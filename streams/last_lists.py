@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
 
-from streams.broker import Broker, BrokerUnavailable, end
+from streams.broker import Broker, BrokerUnavailable, end, partitions_of
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class LastLists:
         consumer = self._broker.consumer()
         try:
             await consumer.start()
-            clicks, lists = [await self._count(consumer, topic) for topic in (self._clicks, self._lists)]
+            clicks, lists = [len(await partitions_of(consumer, [topic])) for topic in (self._clicks, self._lists)]
             # With as many partitions a user's lists stand in the partition of her clicks, else in any.
             starts = since if clicks == lists else dict.fromkeys(range(lists), min(since.values(), default=0.0))
             places = {TopicPartition(self._lists, number): at for number, at in starts.items()}
@@ -115,13 +115,6 @@ class LastLists:
             await consumer.stop()
         self.found.update(found)
         log.info("last lists read records=%d seconds=%.1f", self.read - before, time.monotonic() - began)
-
-    async def _count(self, consumer: aiokafka.AIOKafkaConsumer, topic: str) -> int:
-        await consumer._client.add_topic(topic)  # `assign` alone leaves the partitions unknown at first
-        numbers = consumer.partitions_for_topic(topic)
-        if not numbers:
-            raise BrokerUnavailable(f"no topic {topic}: make it with `freshet topics create`")
-        return len(numbers)
 
     async def _seek(self, consumer: aiokafka.AIOKafkaConsumer, since: dict[TopicPartition, float]) -> None:
         """To the first record of each time, and not further back than the bound on records allows."""

@@ -11,7 +11,7 @@ import aiokafka
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from streams.broker import Broker, BrokerUnavailable, Headers, end
+from streams.broker import Broker, BrokerUnavailable, Headers, end, partitions_of
 from streams.events import BadEvent
 from streams.shelf import Shelf
 from streams.topics import TopicNames
@@ -65,7 +65,7 @@ class Replica:
         consumer = self._broker.consumer()
         try:
             await consumer.start()
-            partitions = await self._partitions(consumer)
+            partitions = await partitions_of(consumer, self._puts)
             consumer.assign(partitions)
             while not await self._is_at_end(consumer, partitions):
                 await self._put_next(consumer, most=1_000)
@@ -101,16 +101,6 @@ class Replica:
             except (KafkaError, OSError) as error:
                 log.warning("replica waits reason=%r", error)
                 await asyncio.sleep(1.0)
-
-    async def _partitions(self, consumer: aiokafka.AIOKafkaConsumer) -> list[TopicPartition]:
-        partitions = []
-        for topic in self._puts:
-            await consumer._client.add_topic(topic)  # `assign` alone leaves the partitions unknown at first
-            numbers = consumer.partitions_for_topic(topic)
-            if not numbers:
-                raise BrokerUnavailable(f"no topic {topic}: make it with `freshet topics create`")
-            partitions += [TopicPartition(topic, number) for number in numbers]
-        return partitions
 
     async def _is_at_end(self, consumer: aiokafka.AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> bool:
         """True when each position has reached the high watermark that a fetch has told.

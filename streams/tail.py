@@ -11,7 +11,7 @@ import aiokafka
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from streams.broker import Broker
+from streams.broker import Broker, BrokerUnavailable, partitions_of
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Tail:
         while True:
             try:
                 await self._read()
-            except (KafkaError, OSError) as away:
+            except (KafkaError, OSError, BrokerUnavailable) as away:
                 log.info("topics are away topics=%s reason=%r", ",".join(self._puts), away)
                 await asyncio.sleep(AGAIN_AFTER_S)
 
@@ -62,13 +62,7 @@ class Tail:
 
     async def _assign(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
         """To where it was, or to the end, as a fetch tells it: tansu's ListOffsets is wrong about the end."""
-        partitions = []
-        for topic in self._puts:
-            await consumer._client.add_topic(topic)  # `assign` alone leaves the partitions unknown at first
-            numbers = consumer.partitions_for_topic(topic)
-            if not numbers:
-                raise KafkaError(f"no topic {topic}: make it with `freshet topics create`")
-            partitions += [TopicPartition(topic, number) for number in numbers]
+        partitions = await partitions_of(consumer, self._puts)
         consumer.assign(partitions)
         unknown = [partition for partition in partitions if partition not in self._positions]
         while any(consumer.highwater(partition) is None for partition in unknown):
