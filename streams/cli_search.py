@@ -31,7 +31,7 @@ def search(
     brand: Annotated[str | None, typer.Option(help="Only of this brand, spelled as the shop does.")] = None,
     category: Annotated[str | None, typer.Option(help="Only with this anywhere in the category path.")] = None,
     availability: Annotated[
-        Literal["in_stock", "preorder", "backorder", "out_of_stock"] | None, typer.Option(help="Only these.")
+        Literal["in_stock", "out_of_stock", "preorder", "backorder"] | None, typer.Option(help="Only these.")
     ] = None,
     price_min: Annotated[float | None, typer.Option(min=0, help="Lowest price, included.")] = None,
     price_max: Annotated[float | None, typer.Option(min=0, help="Highest price, included.")] = None,
