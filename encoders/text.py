@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.bert import Bert
 from encoders.fusion import unit_rows
 from encoders.networks import text_network
 from encoders.recipes import FIRST, LAST, LAST_PLACE, MEAN, TextRecipe, UnknownSource, Weights
@@ -98,6 +99,10 @@ class TextEncoder:
         self._tokenizer.enable_truncation(chosen.word_pieces)
         self._marks = self._tokenizer.num_special_tokens_to_add(False)  # at the ends of each text
         self._network = text_network(weights, device)
+
+    def multiply_in_bfloat16(self) -> bool:
+        """As Bert has it; False for other networks, which stay as they are."""
+        return isinstance(self._network, Bert) and self._network.multiply_in_bfloat16()
 
     def encode(self, texts: Sequence[str]) -> list[Vectors | None]:
         """One unit vector (T,) float32 a text, the same whatever else is in the batch; None where there is no word.

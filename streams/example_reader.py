@@ -33,7 +33,7 @@ class ExampleReader:
         """Connect, if it is not. Raises BrokerUnavailable."""
         if self._consumer is not None:
             return
-        consumer = self._broker.consumer()
+        consumer = self._broker.consumer(in_bulk=True)
         try:
             await consumer.start()
             self._partitions = sorted(await partitions_of(consumer, [self.topic]))

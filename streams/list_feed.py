@@ -30,7 +30,7 @@ class ListFeed:
 
     def __init__(self, broker: Broker, topic: str, *, most: int = STREAMS_MAX) -> None:
         """topic: of lists; most: streams that may be open at once."""
-        self.tail = Tail(broker)
+        self.tail = Tail(broker, lambda: bool(self._streams))
         self.tail.add(topic, self._put_record)
         self._most = most
         self._streams: dict[str, set[ListStream]] = {}

@@ -96,7 +96,7 @@ class QueryEncoder:
         with self._lock:
             if self._encoder is None or self._fingerprint != fingerprint:
                 log.info("search loads the encoder fingerprint=%s", fingerprint)
-                self._encoder, self._fingerprint = self._thread.submit(self._load, fingerprint), fingerprint
+                self._encoder, self._fingerprint = self._thread.submit(self._hurried, fingerprint), fingerprint
             loading = self._encoder
         try:
             return loading.result(within_s)
@@ -109,6 +109,11 @@ class QueryEncoder:
                 if self._encoder is loading:
                     self._encoder = None
             raise
+
+    def _hurried(self, fingerprint: str) -> ProductEncoder:
+        encoder = self._load(fingerprint)
+        encoder.hurry_queries()
+        return encoder
 
     def _load_by_settings(self, fingerprint: str) -> ProductEncoder:
         s = self._settings

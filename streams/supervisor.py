@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 MISCONFIGURED = 78  # EX_CONFIG of sysexits.h: to start it again would change nothing
 LOG_MAX_BYTES = 10_000_000
 PR_SET_PDEATHSIG = 1
+AUTOGROUP = Path("/proc/self/autogroup")
 
 
 class ChildMisconfigured(Exception):
@@ -40,7 +41,11 @@ class Child:
 
 
 def dies_with_parent(nice: int = 0) -> Callable[[], None]:
-    """What a child runs before exec, so that Linux kills it when the thread that started it ends, for any reason."""
+    """What a child runs before exec, so that Linux kills it when the thread that started it ends, for any reason.
+
+    nice  against all processes. Where Linux groups processes by session, the child's session is as nice, if it has one
+          of its own: there a process is nice only to its own session (sched(7), autogroup)
+    """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: after a fork almost nothing is safe
     parent = os.getpid()
 
@@ -49,7 +54,10 @@ def dies_with_parent(nice: int = 0) -> Callable[[], None]:
             libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:  # it has died before the line above
                 os._exit(1)
-        os.nice(nice)
+        total = os.nice(nice)
+        if nice and os.getsid(0) == os.getpid():
+            with contextlib.suppress(OSError):  # Linux that groups nothing
+                AUTOGROUP.write_text(str(total))
 
     return before_exec
 

@@ -40,6 +40,8 @@ class Encoder:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
+    def hurry_queries(self) -> None: ...
+
     def encode_queries(self, queries: Sequence[ProductQuery]) -> list[dict[str, NDArray[np.float32]]]:
         self.asked += [query.words for query in queries]
         return [{"fused": np.array(MEANT.get(query.words, [1.0, 0.0]), np.float32)} for query in queries]

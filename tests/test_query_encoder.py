@@ -23,6 +23,8 @@ class Gated:
         self.batches: list[list[str]] = []
         self.gate = threading.Semaphore(0)
 
+    def hurry_queries(self) -> None: ...
+
     def encode_queries(self, queries: Sequence[ProductQuery]) -> list[Vectors]:
         self.batches.append([query.words for query in queries])
         assert self.gate.acquire(timeout=20)

@@ -68,6 +68,8 @@ WAITS_FOR_ROLES = ("/readyz", "/v1/users/{user_id}/identify")
 class Encoder:
     """Stands for the model of queries; its vectors have the width of the shop's."""
 
+    def hurry_queries(self) -> None: ...
+
     def encode_queries(self, queries: Sequence[Any]) -> list[dict[str, Any]]:
         return [{name: np.array([1.0, 0.0], np.float32) for name in ("fused", "text")} for _ in queries]
 

@@ -415,6 +415,8 @@ def test_after_a_switch_queries_are_encoded_by_the_version_whose_collection_is_s
         fingerprint: str
         vector: list[float]
 
+        def hurry_queries(self) -> None: ...
+
         def encode_queries(self, queries: Sequence[ProductQuery]) -> list[dict[str, Any]]:
             return [{"fused": np.array(self.vector, np.float32)} for _ in queries]
 

