@@ -4,6 +4,7 @@ Source: Devlin et al., BERT, NAACL 2019 (arXiv 1810.04805); parameter names as i
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +53,8 @@ class Bert:
         """Its linear layers do from now on, sums in float32, if this is a CPU that does so by itself; False if not."""
         import torch
 
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch tells none
-        if self._device.type != "cpu" or not any(map(capabilities.get, BFLOAT16)):
+        told: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch tells none
+        if self._device.type != "cpu" or not any(map(told.get, BFLOAT16)):
             return False
         for name, array in self._parameters.items():
             if array.ndim == 2 and array.dtype == torch.float32 and name.startswith("encoder.layer."):

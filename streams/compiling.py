@@ -20,6 +20,7 @@ from encoders.segments import EVERYBODY
 from encoders.trends import HALF_LIVES
 from store.history import History
 from store.records import Click
+from streams.like_minded import CLICKERS, count_alike
 from streams.ranking import Narrowing, Ranker
 from streams.shelf import Shelf
 
@@ -60,6 +61,8 @@ def compile_ranking() -> None:
     ranker.rank_narrowed([history], Narrowing(explain=True), at=0.0, length=1)
     shelf.stage.knowledge(shelf.clicks).after.share(0, 1)  # what a reason asks for
     knowledge, rows = shelf.stage.knowledge(shelf.clicks), np.zeros(1, np.int32)
+    others, clicks = np.ones((1, 1), np.float32), np.zeros((1, CLICKERS), np.int32)
+    count_alike(rows, rows == 0, clicks, others, rows == 0, clicks, 0, others[0])
     rank_rows(knowledge, shelf.stage.reranker, shelf.bias[:2], rows, 0.0, EVERYBODY, rows, new_scratch(2))  # for rules
 
 

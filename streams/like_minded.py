@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from encoders.next_click import ABSENT, Floats, Rows, longer
+from encoders.next_click import ABSENT, Floats, Mask, Rows, compiled, longer
 from streams.audience import Audience
 from streams.lists import MadeList
 from streams.shelf import Shelf
@@ -45,18 +45,13 @@ class LikeMinded:
         """
         audience = self._audience
         audience.follow_epoch()
-        length = float(np.linalg.norm(embedding))
-        if audience.embeddings.shape[1] != len(embedding) or not length or not len(rows):
+        if audience.embeddings.shape[1] != len(embedding) or not embedding.any():
             return [0] * len(rows)
         self._make_room()
-        slots = self._clickers[rows]  # (K, CLICKERS)
-        others = audience.embeddings[slots]  # (K, CLICKERS, F)
-        alike = others @ embedding >= ALIKE * length * np.linalg.norm(others, axis=2)
-        alike &= (slots != ABSENT) & (slots != audience.slots.get(user_id, ABSENT)) & audience.has_embedding[slots]
-        alike &= (self._births[rows] == self._shelf.births[rows])[:, None]
-        alike &= (audience.clicked[slots] == rows[:, None, None]).any(axis=2)
-        counts: list[int] = alike.sum(axis=1).tolist()
-        return counts
+        is_same = self._births[rows] == self._shelf.births[rows]
+        theirs = audience.embeddings, audience.has_embedding, audience.clicked
+        counts = count_alike(rows, is_same, self._clickers, *theirs, audience.slots.get(user_id, ABSENT), embedding)
+        return list(map(int, counts))
 
     def _put(self, row: int, slot: int) -> None:
         if self._births[row] != self._shelf.births[row]:  # it was another product's
@@ -69,3 +64,36 @@ class LikeMinded:
         if len(self._clickers) < rows:
             self._clickers = longer(self._clickers, rows, ABSENT)
             self._births = longer(self._births, rows)
+
+
+@compiled
+def count_alike(
+    rows: Rows,
+    is_same: Mask,
+    clickers: Rows,
+    embeddings: Floats,
+    has_embedding: Mask,
+    clicked: Rows,
+    own: int,
+    embedding: Floats,
+) -> Rows:
+    """(K,) of the products rows (K,), of which is_same (K,) tells whether their clickers (P, CLICKERS) clicked them.
+
+    The others' embeddings (N, F), whether they have one (N,), and their last clicks (N, PROFILE_CLICKS) are by slot;
+    own is the user's, ABSENT for none, and embedding (F,) hers.
+    """
+    counts = np.zeros(len(rows), np.int32)
+    length = np.sqrt((embedding * embedding).sum())
+    for place in range(len(rows)):
+        for slot in clickers[rows[place]]:
+            if not is_same[place] or slot in (ABSENT, own) or not has_embedding[slot]:
+                continue
+            if not (clicked[slot] == rows[place]).any():
+                continue
+            product, square = np.float32(0.0), np.float32(0.0)
+            for factor in range(len(embedding)):
+                other = embeddings[slot, factor]
+                product += other * embedding[factor]
+                square += other * other
+            counts[place] += product >= ALIKE * length * np.sqrt(square)
+    return counts

@@ -16,6 +16,7 @@ from store.conditions import Conditions
 from streams.lexical import Document, LexicalIndex
 
 NONE = -1
+TOLD_KEPT = 5_000  # offers as answers tell them
 Attribute = tuple[str, str]  # name and value
 Value = TypeVar("Value", bound=Hashable)
 
@@ -56,6 +57,7 @@ class ShelfOffers:
         self._attributes: list[tuple[Attribute, ...]] = []  # of each row, sorted
         self._rows_with: dict[Attribute, tuple[Attribute, array[int]]] = {}  # itself, and rows in no order
         self._pictures: list[str | None] = []
+        self._told: dict[int, dict[str, Any]] = {}  # by row, of the rows that were told since they were put
         self.keeps_words = False
         self.words = LexicalIndex()  # empty where words are not kept
 
@@ -72,6 +74,7 @@ class ShelfOffers:
         """The row's product is offered so, as streams.events.Offer has it; True if that is another brand, category or
         attribute than before."""
         brand, price, links = offer.get("brand"), offer.get("price"), offer.get("image_links")
+        self._told.pop(row, None)
         before = self.brand[row], self.path[row], self._attributes[row]
         self.brand[row] = NONE if brand is None else self.brands.number_of(brand)
         self.path[row] = self._number_of_path(tuple(offer.get("category") or ()))
@@ -86,6 +89,7 @@ class ShelfOffers:
 
     def clear(self, row: int) -> None:
         """Nothing is offered here."""
+        self._told.pop(row, None)
         self.brand[row] = self.path[row] = self._currency[row] = self._availability[row] = NONE
         self._amount[row] = NONE
         self._put_attributes(row, {})
@@ -148,7 +152,15 @@ class ShelfOffers:
         return [self._currencies.values[number] for number in numbers.tolist()]
 
     def told(self, row: int) -> dict[str, Any]:
-        """brand, category, price, availability and image_link of the row's offer, as JSON values."""
+        """brand, category, price, availability and image_link of the row's offer, as JSON values; not to be changed."""
+        if (known := self._told.get(row)) is not None:
+            return known
+        if len(self._told) >= TOLD_KEPT:
+            self._told.clear()
+        told = self._told[row] = self._as_json(row)
+        return told
+
+    def _as_json(self, row: int) -> dict[str, Any]:
         brand, path, currency = int(self.brand[row]), int(self.path[row]), int(self._currency[row])
         availability = int(self._availability[row])
         amount = float(self._amount[row])

@@ -54,7 +54,7 @@ class Access:
         """A dependency of routes that a key with this scope opens."""
 
         async def check(told: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]) -> None:
-            await self._check(told.credentials if told else None, scope)
+            await self.require(told, scope)
 
         return Depends(check)
 
@@ -87,9 +87,9 @@ class Access:
             return False
         return True
 
-    async def _check(self, told: str | None, scope: str) -> None:
-        """Raises HTTPException: 401, 403 or 429."""
-        key = await self.key_of(told)
+    async def require(self, told: HTTPAuthorizationCredentials | None, scope: str) -> None:
+        """Raises HTTPException unless the key that was told opens the scope now: 401, 403 or 429."""
+        key = await self.key_of(told.credentials if told else None)
         if key is None:
             return
         if not key.allows(scope):

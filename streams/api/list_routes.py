@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Header, Query, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response, StreamingResponse
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials
 
 from store.records import StoreUnavailable
@@ -16,6 +17,7 @@ from streams.api.answers import ITEM, Answer, answers, packed
 from streams.api.batches import Batched
 from streams.api.ids import UserId
 from streams.api.list_events import ListEvents
+from streams.api.read_at_once import read_at_once
 from streams.api.views import Views
 from streams.filters import PageQuery
 from streams.list_feed import ListFeed
@@ -64,6 +66,10 @@ def list_routes(lists: LiveLists, feed: ListFeed, views: Views, access: Access) 
         part in an experiment, it tells of which variant they were."""
         views.need("lists")
         return await made.ask(Asked(query, user_id))
+
+    [asked_most] = [route for route in routes.routes if isinstance(route, APIRoute)]
+    of_user = ("user_id", UserId)
+    read_at_once(asked_most, recommendations, access, needs="read", path_id=of_user, model=ListQuery)
 
     @routes.post("/recommendations", summary="Recommended to a visitor", response_model=Answer, responses=answers(MADE))
     async def recommended_to_a_visitor(
