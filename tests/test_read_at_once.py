@@ -9,6 +9,7 @@ import pytest
 from fastapi import APIRouter, FastAPI, Query
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 
 from store.database import open_database
 from store.keys import KeyStore
@@ -18,6 +19,7 @@ from streams.api.ids import UserId
 from streams.api.problems import handle_errors
 from streams.api.read_at_once import read_at_once
 from streams.live_lists import ListQuery
+from streams.search_query import WordsQuery
 
 pytestmark = pytest.mark.anyio
 USER = "/v1/users/{user_id:path}/recommendations"
@@ -38,6 +40,16 @@ READ = (
     "scenario",
     "brand=",
 )
+SEARCHED = (
+    "q=red+lamp",
+    "q=l%C3%A1mp&facets=brand,price&limit=3",
+    "facets=brand&facets=price&q=x",
+    "facets=&q=",
+    "q=a&q=b",
+    "q=x&mode=dense&dense_weight=.5&all=true&user=ann",
+    "q=x&facets=shape",
+    "q=x&attributes.colour=red",
+)
 LEFT = ("limit=0", "limit=1&limit=2", "limt=5", "attributes=x", "exclude=", "attributes.a=1&attributes[a]=2")
 
 
@@ -49,9 +61,10 @@ def anyio_backend() -> str:
 class Beside:
     """Both routes: `plain` is FastAPI's own."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, model: type[BaseModel] = ListQuery) -> None:
         self.keys = KeyStore(open_database(None, home, "products"))
         self.left = 0  # requests that were left to FastAPI
+        self._model = model
         self._plain, self._at_once = self._app(), self._app()
         [route] = [one for one in self._at_once.routes if isinstance(one, APIRoute)]
         fastapis = route.app
@@ -62,15 +75,14 @@ class Beside:
 
         route.app = counted
         access = Access(self.keys, is_loopback=True, requests_per_s=0)
-        told = {"needs": "read", "path_id": ("user_id", UserId), "model": ListQuery}
-        read_at_once(route, route.endpoint, access, **told)  # type: ignore[arg-type]
+        read_at_once(route, route.endpoint, access, needs="read", model=model, path_ids={"user_id": UserId})
 
     def _app(self) -> FastAPI:
         access = Access(self.keys, is_loopback=True, requests_per_s=0)
         routes, app = APIRouter(dependencies=[access.needs("read")]), FastAPI()
 
         @routes.get(USER)
-        async def asked(user_id: UserId, query: Annotated[ListQuery, Query()]) -> Response:
+        async def asked(user_id: UserId, query: Annotated[self._model, Query()]) -> Response:  # type: ignore[name-defined]
             return packed({"user_id": user_id, "query": query.model_dump(mode="json")})
 
         app.router.routes += routes.routes
@@ -94,6 +106,12 @@ async def test_a_query_is_read_as_fastapi_reads_it(tmp_path: Path, query: str) -
     plain, at_once = await beside.ask(f"/v1/users/ann%2F1/recommendations?{query}")
     assert at_once == plain
     assert beside.left == (plain[0] != 200)
+
+
+@pytest.mark.parametrize("query", SEARCHED)
+async def test_a_search_is_read_as_fastapi_reads_it(tmp_path: Path, query: str) -> None:
+    plain, at_once = await Beside(tmp_path, WordsQuery).ask(f"/v1/users/ann/recommendations?{query}")
+    assert at_once == plain
 
 
 @pytest.mark.parametrize("query", LEFT)

@@ -68,8 +68,8 @@ def list_routes(lists: LiveLists, feed: ListFeed, views: Views, access: Access) 
         return await made.ask(Asked(query, user_id))
 
     [asked_most] = [route for route in routes.routes if isinstance(route, APIRoute)]
-    of_user = ("user_id", UserId)
-    read_at_once(asked_most, recommendations, access, needs="read", path_id=of_user, model=ListQuery)
+    of_user = {"user_id": UserId}
+    read_at_once(asked_most, recommendations, access, needs="read", model=ListQuery, path_ids=of_user)
 
     @routes.post("/recommendations", summary="Recommended to a visitor", response_model=Answer, responses=answers(MADE))
     async def recommended_to_a_visitor(

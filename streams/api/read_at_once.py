@@ -1,10 +1,11 @@
-"""A route's id and query read in one go. FastAPI looks for each field of a query by itself, which for twelve of them
-takes a quarter of all that a list costs the api.
+"""A route's query, and an id in its path, read in one go. FastAPI looks for each field of a query by itself, which for
+twelve of them takes a quarter of all that a list costs the api.
 
 FastAPI still documents the route, and whatever is not read here is left to it, refusals above all.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -19,25 +20,24 @@ from streams.api.access import Access, bearer
 
 def read_at_once(
     route: APIRoute,
-    endpoint: Callable[[Any, Any], Awaitable[Response]],
+    endpoint: Callable[..., Awaitable[Response]],
     access: Access,
     *,
     needs: str,
-    path_id: tuple[str, Any],
     model: type[BaseModel],
+    path_ids: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """From now on the route reads its request so.
 
-    endpoint  of the route: takes the id and the query, and answers packed
+    endpoint  of the route: takes the model as `query` and ids by their names, and answers packed
     needs     the scope of its key
-    path_id   name and type of the id in its path
     model     of its query
+    path_ids  the types of what its path names
     """
-    name, type_of_id = path_id
-    as_id, otherwise = TypeAdapter(type_of_id), route.app
+    ids, otherwise = {name: TypeAdapter(type_of_id) for name, type_of_id in path_ids.items()}, route.app
     lists = {field for field, told in model.model_fields.items() if told.default_factory is list}
 
-    def read(scope: Scope) -> tuple[Any, BaseModel] | None:
+    def read(scope: Scope) -> dict[str, Any] | None:
         told: dict[str, Any] = {}
         for key, value in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True):
             if key in lists:
@@ -47,7 +47,8 @@ def read_at_once(
             else:
                 told[key] = value
         try:
-            return as_id.validate_python(scope["path_params"][name]), model.model_validate(told)
+            named = {name: of_id.validate_python(scope["path_params"][name]) for name, of_id in ids.items()}
+            return {**named, "query": model.model_validate(told)}
         except ValidationError:
             return None
 
@@ -57,7 +58,7 @@ def read_at_once(
             return
         request = Request(scope, receive, send)
         await access.require(await bearer(request), needs)
-        answer = await endpoint(*asked)
+        answer = await endpoint(**asked)
         await answer(scope, receive, send)
 
     route.app = app

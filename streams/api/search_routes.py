@@ -5,10 +5,12 @@ from typing import Annotated
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Body, Query
 from fastapi.responses import Response
+from fastapi.routing import APIRoute
 
 from streams.api import PREFIX
 from streams.api.access import Access
 from streams.api.answers import Answer, answers, packed
+from streams.api.read_at_once import read_at_once
 from streams.api.views import Views
 from streams.search import Search
 from streams.search_query import SearchQuery, WordsQuery
@@ -65,6 +67,9 @@ def search_routes(search: Search, views: Views, access: Access) -> APIRouter:
         search did not answer, and `facets` counts `total` listings: those with as many of the words as the best one
         has, and the 100 nearest by vectors."""
         return await found(query)
+
+    [by_words] = [route for route in routes.routes if isinstance(route, APIRoute)]
+    read_at_once(by_words, search_by_words, access, needs="read", model=WordsQuery)
 
     @routes.post("", summary="Products by words, by a picture, or by both", response_model=Answer)
     async def search_by_words_and_picture(

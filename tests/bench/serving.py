@@ -54,7 +54,7 @@ async def serving(kafka: LocalKafka, sizes: Sizes, tell: Tell) -> list[Figure]:
         await _until_whole(on)
         shop = Shoppers(on, on.names.user_clicks)
         clicks = random_clicks(product_ids)
-        async with shop.answered_on(on.names.recommendations):
+        async with shop.answered_on(on.names.recommendations, in_bulk=True):
             tell("every user clicks")
             await shop.send(itertools.islice(clicks, int(5 * USERS * share)))
             await shop.until_answered(shop.sent)

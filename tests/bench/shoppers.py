@@ -75,11 +75,11 @@ class Shoppers:
         return len(self._answered)
 
     @contextlib.asynccontextmanager
-    async def answered_on(self, topic: str) -> AsyncIterator["Shoppers"]:
-        """Clicks can be sent, and the topic is heard."""
+    async def answered_on(self, topic: str, *, in_bulk: bool = False) -> AsyncIterator["Shoppers"]:
+        """Clicks can be sent, and the topic is heard; in_bulk as in `hearing`."""
         await self._producer.start()
         try:
-            async with hearing(self._stage.broker, topic, self._hear):
+            async with hearing(self._stage.broker, topic, self._hear, in_bulk=in_bulk):
                 yield self
         finally:
             await self._producer.stop()

@@ -180,9 +180,14 @@ async def stage(kafka: LocalKafka, **more: Any) -> AsyncIterator[Stage]:
 
 
 @contextlib.asynccontextmanager
-async def hearing(broker: Broker, topic: str, hear: Callable[[dict[str, Any], float], None]) -> AsyncIterator[None]:
-    """Each value of the topic, from its beginning, is told to `hear` with the time (s since 1970) when it came."""
-    consumer = broker.consumer()
+async def hearing(
+    broker: Broker, topic: str, hear: Callable[[dict[str, Any], float], None], *, in_bulk: bool = False
+) -> AsyncIterator[None]:
+    """Each value of the topic, from its beginning, is told to `hear` with the time (s since 1970) when it came.
+
+    in_bulk  where nobody measures when they come
+    """
+    consumer = broker.consumer(in_bulk=in_bulk)
     consumer.subscribe([topic])
     await consumer.start()
 
