@@ -211,8 +211,8 @@ class ProductEncoder:
             seen = [(one.image, one.fused) for one in by_pictures]
         else:
             features = iter(self._image.encode([one for one in pictures if one is not None]))
-            said = [self._of_query("text", feature) for feature in self._text.encode(words)]
-            seen = [self._of_query("image", None if one is None else next(features)) for one in pictures]
+            said = self._of_queries("text", self._text.encode(words))
+            seen = self._of_queries("image", [None if one is None else next(features) for one in pictures])
         return [self._mixed(*one) for one in zip(queries, said, seen, strict=True)]
 
     def _mixed(self, query: ProductQuery, said: QueryVectors, seen: QueryVectors) -> dict[str, Vector]:
@@ -226,21 +226,25 @@ class ProductEncoder:
                 total += np.float32(weight) * fused
         return {**vectors, "fused": unit_rows(total[None])[0]} if vectors else {}
 
-    def _of_query(self, name: str, feature: Vector | None) -> QueryVectors:
-        """Its own vector and the fused one, of a picture or of words without a product: nothing else is known."""
-        if feature is None:
-            return None, None
+    def _of_queries(self, name: str, features: Sequence[Vector | None]) -> list[QueryVectors]:
+        """Its own vector and the fused one of each picture, or words, without a product: nothing else is known."""
+        there = [feature for feature in features if feature is not None]
+        if not there:
+            return [(None, None)] * len(features)
+        none: list[Vector | None] = [None] * len(there)
         images, texts = (
-            rows_or_zeros([feature if own == name else None], self.feature_widths[own]) for own in ("image", "text")
+            rows_or_zeros(there if own == name else none, self.feature_widths[own]) for own in ("image", "text")
         )
-        facts = encode_facts([()])
+        facts, vectors = encode_facts([()] * len(there)), images if name == "image" else texts
         if isinstance(self._fusion, Fusion):
-            return feature, self._fusion.fuse(Modalities(images, texts, facts))[0]
-        words = self._fusion.asked(texts)
-        fused: Vector = self._fusion.fuse(images, words, facts)[0]
-        if (alone := self._fusion.alone) is None:
-            return feature, fused
-        return (alone.image(images) if name == "image" else alone.text(words.joined))[0], fused
+            fused = self._fusion.fuse(Modalities(images, texts, facts))
+        else:
+            words = self._fusion.asked(texts)
+            fused = self._fusion.fuse(images, words, facts)
+            if (alone := self._fusion.alone) is not None:
+                vectors = alone.image(images) if name == "image" else alone.text(words.joined)
+        both = zip(vectors, fused, strict=True)
+        return [(None, None) if feature is None else next(both) for feature in features]
 
     def _vectors_and_tokens(
         self, batch: Sequence[ProductContent]

@@ -18,7 +18,7 @@ START_OF_SCAN = b"\xff\xda"
 class Picture:
     """A decoded picture."""
 
-    array: NDArray[np.uint8]  # (H, W, 3) RGB, no side above SIDE_MAX_PX
+    array: NDArray[np.uint8]  # (H, W, 3) RGB
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +29,15 @@ class PictureMissing:
     retry: bool  # True if it may be had later as it is: by waiting, or after a change of the settings
 
 
-def decode(content: bytes, max_pixels: int) -> Picture | PictureMissing:
-    """The picture in RGB, upright, its first frame, on white where it is transparent, shrunk to SIDE_MAX_PX.
+def decode(content: bytes, max_pixels: int, side_max_px: int = SIDE_MAX_PX) -> Picture | PictureMissing:
+    """The picture in RGB, upright, its first frame, on white where it is transparent, shrunk to side_max_px.
 
     Never raises for what the bytes are. Its size is checked before anything is unpacked.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             fault = _fault(image, content, max_pixels)
-            return fault or Picture(_pixels(image))
+            return fault or Picture(_pixels(image, side_max_px))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return _too_many(max_pixels)
     except UnidentifiedImageError:
@@ -70,7 +70,7 @@ def _too_many(max_pixels: int, size: str = "") -> PictureMissing:
     return PictureMissing(reason, retry=True)
 
 
-def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+def _pixels(image: Image.Image, side_max_px: int) -> NDArray[np.uint8]:
     if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip it instead of scaling it
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.has_transparency_data:
@@ -78,7 +78,7 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
     elif image.mode in ("P", "1"):
         image = image.convert("RGB")
     # In place, and a JPEG is unpacked at a fraction of its size.
-    image.thumbnail((SIDE_MAX_PX, SIDE_MAX_PX), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    image.thumbnail((side_max_px, side_max_px), Image.Resampling.BICUBIC, reducing_gap=2.0)
     upright = ImageOps.exif_transpose(image)
     if upright.mode == "RGBA":
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)

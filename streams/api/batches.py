@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from anyio import to_thread
 from fastapi import HTTPException
 
 AT_ONCE = 16
@@ -23,6 +23,7 @@ class Batched(Generic[Question, Answer]):
         """
         self._answer = answer
         self._at_work = at_work
+        self._threads = ThreadPoolExecutor(at_work, thread_name_prefix="batches")
         self._waiting: list[tuple[Question, asyncio.Future[Answer]]] = []
         self._workers: set[asyncio.Task[None] | None] = set()
 
@@ -58,7 +59,7 @@ class Batched(Generic[Question, Answer]):
     async def _answers(self, questions: list[Question]) -> Sequence[Answer | Exception]:
         """Of each; where answering them together fails, each is answered alone, so that one defect fails one."""
         try:
-            return await to_thread.run_sync(self._answer, questions)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._answer, questions)
         except Exception as error:  # noqa: BLE001 -- whoever asked is told of it
             if len(questions) == 1:
                 return [error]
