@@ -122,6 +122,11 @@ class LiveLists:
         self._experiment = experiment or RunningExperiment()
         self._idle: list[ExperimentRanker] = []  # each is for one thread at a time
 
+    @property
+    def has_products(self) -> bool:
+        """False while nothing is offered."""
+        return bool(len(self._shelf))
+
     def of_user(self, user_id: str, query: ListQuery) -> Answer:
         """The list of `make` for one user. Raises BadQuery, StoreUnavailable."""
         [made] = self.make([Asked(query, user_id)])

@@ -197,6 +197,37 @@ async def test_errors_say_what_to_do_next(shop: AskedShop, path: str, code: int,
     assert detail in response.json()["detail"]
 
 
+async def test_while_the_products_are_published_again_lists_are_refused_not_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.api.views.AGAIN_AFTER_S", 0.01)
+    shop = AskedShop(tmp_path, ReplicasAtHand())
+    shop.fill()
+    offers, shop.shelf.product_ids = shop.shelf.product_ids, []  # a broker that has forgotten all has no topic full
+    filling = asyncio.create_task(shop.api.views.fill())
+    async with shop.client() as client:
+        while (
+            "published again: is the role catalog up?"
+            not in (refused := await client.get("/v1/users/ann/recommendations")).json()["detail"]
+        ):
+            await asyncio.sleep(0.01)
+        assert refused.status_code == 503
+        assert not filling.done()
+        shop.shelf.product_ids = offers
+        await asyncio.wait_for(filling, 10)
+        assert (await client.get("/v1/users/ann/recommendations")).json()["items"]
+    shop.vectors.close()
+
+
+async def test_a_shop_without_products_answers_with_empty_lists(tmp_path: Path) -> None:
+    shop = AskedShop(tmp_path, ReplicasAtHand())
+    await asyncio.wait_for(shop.api.views.fill(), 30)
+    async with shop.client() as client:
+        answer = await client.get("/v1/users/ann/recommendations")
+    assert (answer.status_code, answer.json()["items"]) == (200, [])
+    shop.vectors.close()
+
+
 async def test_before_the_replicas_are_full_there_is_nothing_of_the_shelf(shop: AskedShop) -> None:
     needed = {
         "/v1/users/ann/recommendations": "lists",

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -17,6 +18,7 @@ from store.encoders import EncoderStore
 from store.experiments import ExperimentStore
 from store.keys import KeyStore
 from store.products import ProductStore
+from store.records import StoreUnavailable
 from store.users import UserStore
 from store.vectors import VectorStore
 from streams.api.access import Access, Guard
@@ -113,7 +115,7 @@ class Api:
         self._access = Access(
             KeyStore(products.engine), is_loopback=self._is_loopback, requests_per_s=settings.api_requests_per_s
         )
-        self.views = Views(replicas, compile_ranking)
+        self.views = Views(replicas, compile_ranking, partial(_products_to_come, lists, products))
         self._answered = 0
         self._started = False
         backlogs = backlogs or Backlogs(settings).now
@@ -231,3 +233,13 @@ class Api:
 
     def _count(self) -> None:
         self._answered += 1
+
+
+def _products_to_come(lists: LiveLists, products: ProductStore) -> str | None:
+    """Why there is no product to list, although the shop has some: a broker that forgot its topics is being told."""
+    try:
+        if lists.has_products or not products.counts()["products"]:
+            return None
+    except StoreUnavailable as away:
+        return str(away)
+    return "the products are being published again: is the role catalog up?"

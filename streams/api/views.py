@@ -31,10 +31,17 @@ class Replicas(Protocol):
 class Views:
     """Whether they can be asked."""
 
-    def __init__(self, replicas: Replicas, prepare: Callable[[], None]) -> None:
-        """prepare: what makes the first list take no longer than the others; called in a thread, once."""
+    def __init__(
+        self, replicas: Replicas, prepare: Callable[[], None], lacks: Callable[[], str | None] = lambda: None
+    ) -> None:
+        """Both are called in a thread.
+
+        prepare  what makes the first list take no longer than the others; once
+        lacks    what the replicas lack although they have read their topics to the end; until it is None
+        """
         self.replicas = replicas
         self._prepare = prepare
+        self._lacks = lacks
         self._lack_at_start: str | None = "the offers and factors are still being read"
 
     @property
@@ -51,6 +58,9 @@ class Views:
                 await asyncio.sleep(AGAIN_AFTER_S)
             else:
                 await asyncio.to_thread(self._prepare)
+                while lack := await asyncio.to_thread(self._lacks):
+                    self._lack_at_start = lack
+                    await asyncio.sleep(AGAIN_AFTER_S)
                 self._lack_at_start = None
 
     def lack(self) -> str | None:
