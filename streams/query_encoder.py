@@ -2,10 +2,11 @@
 
 The model is loaded at the first search, not before: an api that nobody searches needs no torch. One thread owns it.
 While it encodes, others come: those of words alone it encodes together next, for eight at once cost as much as three
-one by one. Pictures gain nothing by it.
+one by one. Pictures gain nothing by it. The words that are asked for again and again are encoded once.
 """
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
@@ -22,6 +23,7 @@ from streams.settings import Settings
 from streams.version_files import load_encoder
 
 AT_ONCE = 16  # queries of words
+KEPT = 2_000  # of them, the last ones; 3 kB each
 log = logging.getLogger(__name__)
 
 Vectors = dict[str, NDArray[np.float32]]
@@ -52,6 +54,7 @@ class QueryEncoder:
         self._encoder: Future[ProductEncoder] | None = None
         self._fingerprint: str | None = None  # of that one
         self._waiting: list[_Waiting] = []
+        self._known: OrderedDict[tuple[str, str, float, float], Vectors] = OrderedDict()  # the one asked last is last
         self._lock = Lock()
 
     def encode(self, fingerprint: str, query: ProductQuery, *, loaded_within_s: float) -> Vectors:
@@ -62,11 +65,20 @@ class QueryEncoder:
         encoder = self._loaded(fingerprint, loaded_within_s)
         if query.picture is not None:
             return self._thread.submit(encoder.encode_queries, [query]).result()[0]
+        asked = fingerprint, query.words, query.words_weight, query.image_weight
         waiting = _Waiting(encoder, query, Future())
         with self._lock:
+            if (known := self._known.get(asked)) is not None:
+                self._known.move_to_end(asked)
+                return known
             self._waiting.append(waiting)
         self._thread.submit(self._encode_waiting)
-        return waiting.vectors.result()
+        vectors = waiting.vectors.result()
+        with self._lock:
+            self._known[asked] = vectors
+            if len(self._known) > KEPT:
+                self._known.popitem(last=False)
+        return vectors
 
     def _encode_waiting(self) -> None:
         """Those that wait for the same encoder as the first of them have their vectors."""

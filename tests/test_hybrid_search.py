@@ -125,7 +125,7 @@ async def test_each_half_answers_alone_where_it_is_asked_to(shop: AskedShop, enc
 async def test_a_misspelled_query_is_read_as_what_was_meant_by_both_halves(shop: AskedShop, encoder: Encoder) -> None:
     made = await ask(shop, q="Elektric ketle", limit=1)
     assert (ids(made), made["corrected"]) == (["kettle"], {"elektric": ["electric"], "ketle": ["kettle"]})
-    assert encoder.asked[-1] == "electric kettle"
+    assert "electric kettle" in encoder.asked, "encoded once, whoever asked first"
     assert (await ask(shop, q="Electric kettle zzzz"))["unknown"] == ["zzzz"]
     assert encoder.asked[-1] == "Electric kettle zzzz", "what has no word like it stays as it is"
 

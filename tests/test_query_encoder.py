@@ -94,6 +94,20 @@ def test_what_ends_a_batch_is_told_to_everybody_in_it_and_the_next_is_encoded(ga
     assert (first.result(20)["fused"], shoppers.ask("next").result(20)["fused"]) == ([1.0], [4.0])
 
 
+def test_words_that_are_asked_for_again_are_encoded_once_while_they_are_among_the_last(
+    gated: Gated, shoppers: Shoppers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.query_encoder.KEPT", 2)
+    gated.gate.release(20)
+    for words in ("a", "b", "a", "c", "a", "b"):  # c drives b out, which was asked for longest ago
+        assert shoppers.ask(words).result(20)["fused"] == [1.0]
+    assert [words for batch in gated.batches for words in batch] == ["a", "b", "c", "b"]
+    shoppers.ask("b", words_weight=2.0).result(20)
+    ask = partial(shoppers.encoder.encode, loaded_within_s=20.0)
+    ask("another", ProductQuery("b", words_weight=2.0))
+    assert gated.batches[-2:] == [["b"], ["b"]], "other weights, and another version"
+
+
 def test_a_picture_is_encoded_alone_and_what_waits_at_the_end_is_told(gated: Gated, shoppers: Shoppers) -> None:
     picture = shoppers.ask("", picture=np.zeros((8, 8, 3), np.uint8))
     until(lambda: gated.batches == [[""]])
