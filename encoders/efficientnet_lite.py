@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.recipes import IMAGE_RECIPE
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 Vectors = NDArray[np.float32]
-SIDE_PX = 224
 
 
 class EfficientNetLite:
@@ -79,7 +80,8 @@ def _pack(network: Any) -> None:
         *((network, name, True) for name in ("_conv_stem", "_conv_head")),
         *((block, name, is_cut) for block in network._blocks for name, is_cut in of_block if hasattr(block, name)),
     ]
-    sample = torch.rand((1, 3, SIDE_PX, SIDE_PX), generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
+    side = IMAGE_RECIPE.side_px
+    sample = torch.rand((1, 3, side, side), generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
     pack(network, convolutions, sample.contiguous(memory_format=torch.channels_last))
 
 

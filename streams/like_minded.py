@@ -50,8 +50,9 @@ class LikeMinded:
         self._make_room()
         is_same = self._births[rows] == self._shelf.births[rows]
         theirs = audience.embeddings, audience.has_embedding, audience.clicked
-        counts = count_alike(rows, is_same, self._clickers, *theirs, audience.slots.get(user_id, ABSENT), embedding)
-        return list(map(int, counts))
+        own = audience.slots.get(user_id, ABSENT)
+        counts: list[int] = count_alike(rows, is_same, self._clickers, *theirs, own, embedding).tolist()
+        return counts
 
     def _put(self, row: int, slot: int) -> None:
         if self._births[row] != self._shelf.births[row]:  # it was another product's

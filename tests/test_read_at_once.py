@@ -75,7 +75,9 @@ class Beside:
 
         route.app = counted
         access = Access(self.keys, is_loopback=True, requests_per_s=0)
-        read_at_once(route, route.endpoint, access, needs="read", model=model, path_ids={"user_id": UserId})
+        read_at_once(
+            self._at_once.router, route.endpoint, access, needs="read", model=model, path_ids={"user_id": UserId}
+        )
 
     def _app(self) -> FastAPI:
         access = Access(self.keys, is_loopback=True, requests_per_s=0)

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Header, Query, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response, StreamingResponse
-from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials
 
 from store.records import StoreUnavailable
@@ -67,9 +66,7 @@ def list_routes(lists: LiveLists, feed: ListFeed, views: Views, access: Access) 
         views.need("lists")
         return await made.ask(Asked(query, user_id))
 
-    [asked_most] = [route for route in routes.routes if isinstance(route, APIRoute)]
-    of_user = {"user_id": UserId}
-    read_at_once(asked_most, recommendations, access, needs="read", model=ListQuery, path_ids=of_user)
+    read_at_once(routes, recommendations, access, needs="read", model=ListQuery, path_ids={"user_id": UserId})
 
     @routes.post("/recommendations", summary="Recommended to a visitor", response_model=Answer, responses=answers(MADE))
     async def recommended_to_a_visitor(

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qsl
 
-from fastapi import Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -19,7 +19,7 @@ from streams.api.access import Access, bearer
 
 
 def read_at_once(
-    route: APIRoute,
+    routes: APIRouter,
     endpoint: Callable[..., Awaitable[Response]],
     access: Access,
     *,
@@ -27,13 +27,15 @@ def read_at_once(
     model: type[BaseModel],
     path_ids: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """From now on the route reads its request so.
+    """From now on the route that was added last reads its request so.
 
-    endpoint  of the route: takes the model as `query` and ids by their names, and answers packed
+    endpoint  of that route: takes the model as `query` and ids by their names, and answers packed
     needs     the scope of its key
     model     of its query
     path_ids  the types of what its path names
     """
+    route = routes.routes[-1]
+    assert isinstance(route, APIRoute)
     ids, otherwise = {name: TypeAdapter(type_of_id) for name, type_of_id in path_ids.items()}, route.app
     lists = {field for field, told in model.model_fields.items() if told.default_factory is list}
 

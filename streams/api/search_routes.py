@@ -5,7 +5,6 @@ from typing import Annotated
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Body, Query
 from fastapi.responses import Response
-from fastapi.routing import APIRoute
 
 from streams.api import PREFIX
 from streams.api.access import Access
@@ -68,8 +67,7 @@ def search_routes(search: Search, views: Views, access: Access) -> APIRouter:
         has, and the 100 nearest by vectors."""
         return await found(query)
 
-    [by_words] = [route for route in routes.routes if isinstance(route, APIRoute)]
-    read_at_once(by_words, search_by_words, access, needs="read", model=WordsQuery)
+    read_at_once(routes, search_by_words, access, needs="read", model=WordsQuery)
 
     @routes.post("", summary="Products by words, by a picture, or by both", response_model=Answer)
     async def search_by_words_and_picture(
