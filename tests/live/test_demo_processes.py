@@ -85,8 +85,9 @@ def test_a_shop_is_played_and_everything_is_seen_and_nothing_left(tmp_path: Path
     with (tmp_path / "shop" / "catalog.jsonl").open("r+b") as catalog:  # every line twice
         lines = catalog.read()
         catalog.write(lines)
-    # The shop's folder is also where its pictures are, as in a shop of one's own.
-    with running(tmp_path / "temporary", "--shop", str(tmp_path / "shop"), "--seconds", "25", "--json") as demo:
+    # The shop's folder is also where its pictures are, as in a shop of one's own. A minute: the encoder is nice, so
+    # on a busy machine 40 products take it 20 seconds.
+    with running(tmp_path / "temporary", "--shop", str(tmp_path / "shop"), "--seconds", "60", "--json") as demo:
         demo.until_processes(PROCESSES)
         seen = json.loads(demo.end()[0])
     assert seen["products"]["known"] == 41
