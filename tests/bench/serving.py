@@ -47,6 +47,7 @@ class Asked(NamedTuple):
 async def serving(kafka: LocalKafka, sizes: Sizes, tell: Tell) -> list[Figure]:
     """Latencies of 8 connections that ask without a pause, no two requests of them the same."""
     share = min(1.0, sizes.seconds / 20)
+    asked = _kinds()
     async with stage(kafka) as on, _empty_route() as empty_port:
         product_ids = await publish_wordy_shelf(on, sizes.products, tell)
         await on.start(*GROUPS)
@@ -58,9 +59,12 @@ async def serving(kafka: LocalKafka, sizes: Sizes, tell: Tell) -> list[Figure]:
             tell("every user clicks")
             await shop.send(itertools.islice(clicks, int(5 * USERS * share)))
             await shop.until_answered(shop.sent)
-            figures = await _beside_an_empty_route(on, empty_port, sizes, share, tell, "no clicks", with_bars=False)
+            figures = await _beside_an_empty_route(
+                on, asked, empty_port, sizes, share, tell, "no clicks", with_bars=False
+            )
             async with _flowing(shop.send(clicks, per_s=CLICKS_PER_S)):
-                figures += await _beside_an_empty_route(on, empty_port, sizes, share, tell, f"{CLICKS_PER_S} clicks/s")
+                clicked = f"{CLICKS_PER_S} clicks/s"
+                figures += await _beside_an_empty_route(on, asked, empty_port, sizes, share, tell, clicked)
             kept = shop.sent_per_s
             await shop.until_answered(shop.sent)
         figures.append(Figure(f"clicks that flowed meanwhile, of {CLICKS_PER_S}/s", kept, "/s"))
@@ -69,16 +73,28 @@ async def serving(kafka: LocalKafka, sizes: Sizes, tell: Tell) -> list[Figure]:
     return figures
 
 
-async def _beside_an_empty_route(
-    on: Stage, empty_port: int, sizes: Sizes, share: float, tell: Tell, beside_it: str, *, with_bars: bool = True
-) -> list[Figure]:
-    """beside_it: what else happens."""
-    asked = [
+def _kinds() -> list[Asked]:
+    """The empty route first. Requests go on where they ended before: words that were asked for are known."""
+    return [
         Asked(EMPTY, itertools.repeat(get("/")), 6_000),
         Asked("recommendations", _recommendations(), 6_000, _is_full, times_empty={"p90": 5.0, "p99": 6.0}),
         Asked("search by words", _words(), 1_500, _is_whole, bars_ms={"p90": 100.0}),
         Asked("search by a picture", _pictures(), 200, _is_whole, bars_ms={"p90": 300.0}),
     ]
+
+
+async def _beside_an_empty_route(
+    on: Stage,
+    asked: list[Asked],
+    empty_port: int,
+    sizes: Sizes,
+    share: float,
+    tell: Tell,
+    beside_it: str,
+    *,
+    with_bars: bool = True,
+) -> list[Figure]:
+    """beside_it: what else happens."""
     ports = [empty_port, *[on.settings.api_port] * (len(asked) - 1)]
     taken: list[list[float]] = [[] for _ in asked]
     spent_s, cpu_s = [0.0] * len(asked), [0.0] * len(asked)
