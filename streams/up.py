@@ -112,7 +112,9 @@ async def _run(settings: Settings, groups: Sequence[Sequence[str]], names: Topic
     supervisor = await make_supervisor(settings, groups, names, log_level=log_level)
     await supervisor.start()
     try:
-        log.info("all started broker=%s api=http://%s:%d", settings.bootstrap, settings.api_host, settings.api_port)
+        log.info("every process started broker=%s", settings.bootstrap)
+        if any("api" in group for group in groups):
+            log.info("ready once http://%s:%d/readyz answers 200", settings.api_host, settings.api_port)
         await supervisor.wait()
     finally:
         log.info("stopping")

@@ -558,7 +558,7 @@ def test_up_starts_broker_topics_and_roles_and_leaves_nothing(
         said = []
         for line in up.stderr:
             said.append(line)
-            if " all started broker=" in line:
+            if " every process started broker=" in line:
                 break
         assert any("process started name=broker" in line for line in said), said
         assert any("process started name=catalog" in line for line in said), said
