@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TEXT_INPUTS, PICTURE_INPUTS = ("ids", "mask"), ("pixels",)
-INSTALL = "pip install 'freshet[onnx]'"
+INSTALL = "pip install '.[onnx]' in Freshet's folder"
 
 
 class OnnxText:

@@ -21,7 +21,9 @@ def postgresql_engine(url: str, schema: str) -> Engine:
 
         engine = create_engine(address, connect_args=waits)
     except ImportError as error:
-        raise WrongDatabase(f"PostgreSQL has no driver here ({error}): pip install 'freshet[postgresql]'") from error
+        raise WrongDatabase(
+            f"PostgreSQL has no driver here ({error}): pip install '.[postgresql]' in Freshet's folder"
+        ) from error
     _, options = engine.dialect.create_connect_args(address)
     options.pop("context", None)  # of psycopg itself; the others go to the server's library
     try:

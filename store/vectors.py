@@ -167,8 +167,8 @@ def open_vectors(qdrant_url: str | None, api_key: str | None, home: Path, namesp
         from store.vectors_embedded import EmbeddedVectors
     except ModuleNotFoundError as error:
         raise EmbeddedStoreMissing(
-            f"the embedded vector store is not installed ({error}): pip install 'freshet[embedded]', or name a server "
-            "with FRESHET_QDRANT_URL"
+            f"the embedded vector store is not installed ({error}): pip install '.[embedded]' in Freshet's folder, or "
+            "name a server with FRESHET_QDRANT_URL"
         ) from error
 
     return EmbeddedVectors(home / "vectors", namespace)

@@ -172,7 +172,7 @@ def show_topics(as_json: Json = False) -> None:
 @app.command("import", rich_help_panel="Bring data")
 def import_folder(
     kind: Annotated[Literal["fashion", "online-retail", "grocery"], typer.Argument(help="What the folder holds.")],
-    folder: Annotated[Path, typer.Argument(help="The shop's folder.")],
+    folder: Annotated[Path, typer.Argument(help="The shop's folder: styles.csv, purchases.csv.gz or products.jsonl.")],
     out: Annotated[Path, typer.Argument(help="Folder for catalog.jsonl and, where there are any, clicks.jsonl.")],
 ) -> None:
     """Turn a real shop's folder into files to publish: each line is exactly a topic's value."""

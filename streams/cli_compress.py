@@ -26,7 +26,7 @@ def compress(
     out: Annotated[Path, typer.Argument(help="Holds the folders text and image afterwards.")],
     method: Annotated[
         Literal["int8", "pruned", "onnx", "onnx-int8"],
-        typer.Option(help="int8 and pruned are for text; the others need the extra freshet[onnx]."),
+        typer.Option(help="int8 and pruned are for text; the others need the extra `onnx`."),
     ] = "int8",
     side: Annotated[
         Literal["text", "image", "both"] | None, typer.Option(help="Which encoder (what the method is for).")
@@ -42,8 +42,8 @@ def compress(
 ) -> None:
     """Make the encoders of the settings smaller or faster; tell size, speed and quality beside what they were.
 
-    A worker serves the result with FRESHET_TEXT_ENCODER=path:OUT/text, FRESHET_IMAGE_ENCODER=path:OUT/image. Its
-    fingerprint is another, so that no vectors are mixed.
+    The result is a version of its own: `freshet encoders add --text path:OUT/text --image path:OUT/image`, then fill
+    and switch. A new shop may begin with FRESHET_TEXT_ENCODER=path:OUT/text, FRESHET_IMAGE_ENCODER=path:OUT/image.
     """
     import orjson
 

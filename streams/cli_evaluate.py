@@ -275,4 +275,4 @@ def _require_matplotlib() -> None:
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
-        raise Failure("charts need matplotlib, which is not installed: pip install 'freshet[evaluate]'")
+        raise Failure("charts need matplotlib, which is not installed: pip install '.[evaluate]' in Freshet's folder")

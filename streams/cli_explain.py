@@ -162,4 +162,4 @@ def _require_drawing(out: Path) -> None:
     if out.suffix.lower() != ".png":
         raise typer.BadParameter(f"{out}: the heat map is a PNG, name it so", param_hint="--out")
     if find_spec("matplotlib") is None:
-        raise Failure("a heat map needs matplotlib, which is not installed: pip install 'freshet[evaluate]'")
+        raise Failure("a heat map needs matplotlib, which is not there: pip install '.[evaluate]' in Freshet's folder")

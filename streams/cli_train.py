@@ -103,8 +103,8 @@ def language(
 ) -> None:
     """Continue the text network on a shop's own titles and descriptions, without labels.
 
-    OUT/text is a source: set FRESHET_TEXT_ENCODER=path:OUT/text. A fifth of the products is held out, and tells what
-    titles find before and after: look at it before you switch, a network may forget more than it learns.
+    OUT/text is a source: `freshet encoders add --text path:OUT/text`. A fifth of the products is held out, and tells
+    what titles find before and after: look at it before you switch, a network may forget more than it learns.
     """
     from encoders.training.language import LanguageRule
     from streams.training.language import train_language

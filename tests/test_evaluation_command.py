@@ -193,7 +193,7 @@ def test_charts_without_their_library_are_told_before_anything_is_run(
     result = freshet(shop / "clicks.jsonl", *MINE, "--plots", tmp_path)
     assert result.exit_code == 1
     assert result.stderr == (
-        "freshet: charts need matplotlib, which is not installed: pip install 'freshet[evaluate]'\n"
+        "freshet: charts need matplotlib, which is not installed: pip install '.[evaluate]' in Freshet's folder\n"
     )
 
 

@@ -367,7 +367,7 @@ def test_the_command_says_what_is_wrong_before_it_loads_anything(
     known = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else known(name))
     absent = freshet("lamp", *catalog, "--out", "lamp.png")
-    assert (absent.exit_code, "pip install 'freshet[evaluate]'" in absent.stderr) == (1, True)
+    assert (absent.exit_code, "pip install '.[evaluate]' in Freshet's folder" in absent.stderr) == (1, True)
 
 
 def test_the_command_offers_every_score_that_needs_no_teaching() -> None:

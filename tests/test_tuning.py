@@ -340,7 +340,7 @@ def test_a_search_without_its_library_is_told(clicks: Path, monkeypatch: pytest.
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "optuna" else find(name))
     result = freshet(clicks)
     assert result.exit_code == 1
-    assert result.stderr == "freshet: a search needs optuna: pip install 'freshet[evaluate]'\n"
+    assert result.stderr == "freshet: a search needs optuna: pip install '.[evaluate]' in Freshet's folder\n"
 
 
 def test_help_imports_nothing_of_weight() -> None:

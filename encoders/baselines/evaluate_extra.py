@@ -13,5 +13,5 @@ def module_of_extra(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as missing:
         raise ImportError(
-            f"the package {name.partition('.')[0]} is needed for this: pip install 'freshet[evaluate]'"
+            f"the package {name.partition('.')[0]} is needed for this: pip install '.[evaluate]' in Freshet's folder"
         ) from missing

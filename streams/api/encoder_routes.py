@@ -19,16 +19,17 @@ def encoder_routes(encoders: EncoderStore, vectors: VectorStore, products: Produ
     """The routes."""
     routes = APIRouter(prefix=PREFIX, tags=["encoders"], dependencies=[access.needs("admin")])
 
-    @routes.get("/encoders")
+    @routes.get("/encoders", summary="Every version of the encoders")
     def every_version() -> list[dict[str, Any]]:
         """In the order in which they were added."""
         rows = encoders.known()
         wanted = next((_answered(vectors, row) for row in rows if row.state == "serving"), None)
         return [_version(row, _answered(vectors, row), wanted) for row in rows]
 
-    @routes.get("/encoders/{one}/compare/{other}")
+    @routes.get("/encoders/{one}/compare/{other}", summary="Two versions of the encoders compared")
     def compare_two(one: str, other: str, sample: Annotated[int, Query(ge=1, le=SAMPLE_MAX)] = 200) -> dict[str, Any]:
-        """As streams.compared_versions.compare has it, on products drawn at random."""
+        """Their states, figures and products with vectors, and the share of the ten nearest that both find, of `sample`
+        products drawn at random."""
         try:
             first, second = encoders.get(one), encoders.get(other)
         except UnknownVersion as unknown:

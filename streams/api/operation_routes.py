@@ -27,12 +27,16 @@ def probe_routes(board: StatusBoard, counts: Counts, views: Views) -> APIRouter:
     """
     routes = APIRouter(tags=["operation"])
 
-    @routes.get("/healthz")
+    @routes.get("/healthz", summary="Whether the process answers")
     async def healthz() -> dict[str, Any]:
         """The process answers."""
         return {"alive": True}
 
-    @routes.get("/readyz", responses=answers(LACKING, 503, "what is missing"))
+    @routes.get(
+        "/readyz",
+        summary="Whether all is there, and what is missing",
+        responses=answers(LACKING, 503, "what is missing"),
+    )
     def readyz() -> JSONResponse:
         """200 if lists are made and answered, else 503, and what is missing."""
         missing = list(lacks(time.time()))
@@ -62,7 +66,7 @@ def status_routes(
     """What an operator asks."""
     routes = APIRouter(prefix=PREFIX, tags=["operation"])
 
-    @routes.get("/status", dependencies=[access.needs("admin")])
+    @routes.get("/status", summary="How every role and store does", dependencies=[access.needs("admin")])
     def status() -> dict[str, Any]:
         """What each role says of itself and has still to do, and the counts of each store, or why there are none."""
         stores = {name: _counted(count) for name, count in counts.items()}

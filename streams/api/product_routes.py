@@ -112,7 +112,9 @@ def product_routes(
         except UnknownProduct as unknown:
             raise HTTPException(404, no_product(product_id)) from unknown
 
-    @routes.get("/products/{product_id:path}", dependencies=[access.needs("admin")])
+    @routes.get(
+        "/products/{product_id:path}", summary="All that is held of a product", dependencies=[access.needs("admin")]
+    )
     def held_of_a_product(product_id: ProductId) -> dict[str, Any]:
         """All that is held of a product, tombstones too: the catalogue's row, and its point in the vector store."""
         row = products.read([product_id]).get(product_id)

@@ -28,7 +28,7 @@ def user_routes(
     """The routes. An id may hold slashes, so those with something behind the id come first."""
     routes = APIRouter(prefix=PREFIX, tags=["users"])
 
-    @routes.get("/users/{user_id:path}/look-alikes", dependencies=[access.needs("admin")])
+    @routes.get("/users/{user_id:path}/look-alikes", summary="Users like a user", dependencies=[access.needs("admin")])
     def users_like_her(user_id: UserId, limit: Limit = 20) -> dict[str, Any]:
         """Those whose clicks are most like this user's, best first, and what they clicked last that she has not."""
         views.need("look-alikes")
@@ -37,7 +37,7 @@ def user_routes(
         except UnknownUser as unknown:
             raise HTTPException(404, no_user(user_id)) from unknown
 
-    @routes.get("/users/{user_id:path}", dependencies=[access.needs("admin")])
+    @routes.get("/users/{user_id:path}", summary="All that is held of a user", dependencies=[access.needs("admin")])
     def held_of_a_user(user_id: UserId) -> dict[str, Any]:
         """All that is held of a user, with the revision and the offsets of the events that made the row, and what she
         did in experiments."""

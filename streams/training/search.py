@@ -61,7 +61,7 @@ def search(
     try:
         import optuna
     except ImportError as error:
-        raise CannotSearch("--search needs Optuna: pip install 'freshet[evaluate]'") from error
+        raise CannotSearch("--search needs Optuna: pip install '.[evaluate]' in Freshet's folder") from error
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
     from optuna.trial import TrialState
