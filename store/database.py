@@ -87,6 +87,12 @@ def reading(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+def ping(engine: Engine) -> None:
+    """Returns once the database has answered. Raises StoreUnavailable."""
+    with reading(engine) as connection:
+        connection.execute(select(1))
+
+
 def get_fact(engine: Engine, name: str) -> str | None:
     """The text kept under this name, or None."""
     with reading(engine) as connection:
@@ -244,7 +250,9 @@ def _edge(engine: Engine) -> Iterator[None]:
             raise
         address = engine.url.render_as_string(hide_password=True)
         cause = str(getattr(error, "orig", error)).strip()
-        raise StoreUnavailable(f"the database {address} does not serve: {cause}") from error
+        raise StoreUnavailable(
+            f"the database {address} does not serve: {cause}", "the database does not serve"
+        ) from error
 
 
 def _says_unavailable(error: Exception) -> bool:

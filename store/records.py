@@ -63,3 +63,8 @@ class StaleRows(Exception):
 
 class StoreUnavailable(Exception):
     """A store does not answer: try the same batch again later."""
+
+    def __init__(self, reason: str, told: str | None = None) -> None:
+        """told: the same for whoever asks, without an address; None: the reason has none."""
+        super().__init__(reason)
+        self.told = told or reason

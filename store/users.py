@@ -95,9 +95,11 @@ class UserStore:
             salt = connection.execute(select(facts.c.value).where(facts.c.name == "forgotten-salt")).scalar_one()
         self._salt = bytes.fromhex(salt)
 
-    def read(self, user_ids: Iterable[str]) -> dict[str, UserRow]:
-        """The rows of those users that exist, by id."""
+    def read(self, user_ids: Collection[str]) -> dict[str, UserRow]:
+        """The rows of those users that exist, by id. Of none nothing is asked."""
         found: dict[str, UserRow] = {}
+        if not user_ids:
+            return found
         with reading(self.engine) as connection:
             for chunk in in_chunks(user_ids):
                 for row in connection.execute(rows_by_key(users), {"keys": chunk}):

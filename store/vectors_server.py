@@ -340,10 +340,14 @@ class ServerVectors:
             except ResponseHandlingException as error:
                 if not isinstance(error.source, httpx.TransportError):
                     raise
-                raise StoreUnavailable(f"Qdrant at {self._url} does not answer: {error.source}") from error
+                raise StoreUnavailable(
+                    f"Qdrant at {self._url} does not answer: {error.source}", "Qdrant does not answer"
+                ) from error
             except ResourceExhaustedResponse as error:
-                raise StoreUnavailable(f"Qdrant at {self._url} is overloaded") from error
+                raise StoreUnavailable(f"Qdrant at {self._url} is overloaded", "Qdrant is overloaded") from error
             except UnexpectedResponse as error:
                 if error.status_code not in TRY_AGAIN:
                     raise
-                raise StoreUnavailable(f"Qdrant at {self._url} answers {error.status_code}") from error
+                raise StoreUnavailable(
+                    f"Qdrant at {self._url} answers {error.status_code}", f"Qdrant answers {error.status_code}"
+                ) from error

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +17,9 @@ from streams.settings import Settings
 MAX_MESSAGE_BYTES = 4_194_304
 CANCEL_EVERY_S = 0.2
 BULK_BYTES, BULK_WAIT_MS = 65_536, 100
+METADATA_MAX_AGE_MS = 30_000  # until a consumer hears of partitions that a topic was given
 Headers = Sequence[tuple[str, bytes]]
+log = logging.getLogger(__name__)
 
 
 class BrokerUnavailable(Exception):
@@ -103,6 +106,7 @@ class Broker:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
             fetch_max_wait_ms=BULK_WAIT_MS if in_bulk else self.fetch_wait_ms(urgent=urgent),
             fetch_min_bytes=BULK_BYTES if in_bulk else 1,
             max_partition_fetch_bytes=MAX_MESSAGE_BYTES,
@@ -161,6 +165,23 @@ async def partitions_of(consumer: aiokafka.AIOKafkaConsumer, topics: Iterable[st
             raise BrokerUnavailable(f"no topic {topic}: make it with `freshet topics create`")
         partitions += [TopicPartition(topic, number) for number in numbers]
     return partitions
+
+
+async def take_in_added(consumer: aiokafka.AIOKafkaConsumer, topics: Iterable[str]) -> list[TopicPartition]:
+    """Assign the partitions that these topics were given since, from their beginning; the others go on where they are.
+
+    Returns them. A consumer hears of them METADATA_MAX_AGE_MS later at most.
+    """
+    assigned = consumer.assignment()
+    there = (TopicPartition(topic, number) for topic in topics for number in consumer.partitions_for_topic(topic) or ())
+    if not (added := [place for place in there if place not in assigned]):
+        return []
+    positions = {place: await consumer.position(place) for place in assigned} | dict.fromkeys(added, 0)
+    consumer.assign(list(positions))
+    for place, offset in positions.items():
+        consumer.seek(place, offset)
+    log.info("partitions added %s", ",".join(f"{place.topic}/{place.partition}" for place in added))
+    return added
 
 
 async def end(task: "asyncio.Task[Any]") -> None:

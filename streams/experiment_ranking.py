@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from encoders.exploration import Exploration
 from encoders.exploration_step import Rule
-from encoders.team_draft import FIRST, SECOND, Pick, draft
+from encoders.team_draft import FIRST, SECOND, draft
 from store.history import History
 from streams.duplicates import ALONE
 from streams.experiments import DRAWN, RunningExperiment, Trial
@@ -169,8 +169,8 @@ class ExperimentRanker:
     def _drawn(self, trial: Trial, first: Ranked, second: Ranked, *, length: int, scenario: str) -> Listed:
         """One list from both, drawn by the tosses that are the list's own: a hash of its id.
 
-        What rules pin stands as in the first, each for a team by a toss. Caps hold: what is one too many is passed
-        over, and where both have nothing else the list is shorter.
+        What rules pin stands as in the first, and is its item, each for a team by a toss. Caps hold: what is one too
+        many is passed over, and where both have nothing else the list is shorter.
         """
         unique = new_list_id()
         coins = int.from_bytes(blake2b(unique.encode()).digest())  # 512 of them
@@ -182,15 +182,14 @@ class ExperimentRanker:
         rest = [[place for place, key in enumerate(of_team) if key not in pinned] for of_team in keys]
         ranked = [[of_team[place] for place in left] for of_team, left in zip(keys, rest, strict=True)]
         every = draft(ranked[FIRST], ranked[SECOND], sum(map(len, ranked)), coins)
-        drawn = [Pick(team, rest[team][place]) for team, place in every]
-        picks = [pick for pick in drawn if self._admits(caps, (first, second)[pick.team].items[pick.place])]
-        picks = picks[: length - len(pins)]
+        drawn = [(team, (first, second)[team].items[rest[team][place]]) for team, place in every]
+        picked = [(team, item) for team, item in drawn if self._admits(caps, item)][: length - len(pins)]
         for number, place in enumerate(pins):
-            picks.insert(place, Pick(coins >> (PIN_COINS + number) & 1, place))
-        items = [(first, second)[team].items[place] for team, place in picks]
+            picked.insert(place, (coins >> (PIN_COINS + number) & 1, first.items[place]))
+        items = [item for _, item in picked]
         for rank, item in enumerate(items, 1):
             item["rank"] = rank
-        origin = Origin(trial.tag, None, tuple(team for team, _ in picks))
+        origin = Origin(trial.tag, None, tuple(team for team, _ in picked))
         return Listed(items, first.embedding, list_id_of(unique, origin), trial.mark(DRAWN))
 
     def _admits(self, caps: CapCount | None, item: dict[str, Any]) -> bool:

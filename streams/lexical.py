@@ -23,6 +23,7 @@ BEGINNING = 0.5  # of what the word itself would count
 BEGINNINGS_MAX = 64  # words that begin as the last one does, those of the most products
 MISSPELT_TIMES = 10  # in so many times the products of a word, a word like it is what a shop meant by it, perhaps
 WORDS_MAX = 16  # of a query; what stands behind is not looked at
+LOOKED_UP_MAX = 5  # of those, looked up as a misspelling: it takes milliseconds, and nobody else searches meanwhile
 MATCHED = 64  # a tier for each matched word, less one if it had to be corrected: more than WORDS_MAX
 
 SCORE_MAX = 1e4  # more than any sum of BM25 over WORDS_MAX words of 1e9 products
@@ -122,11 +123,15 @@ class LexicalIndex:
         tiers, scores = np.zeros(len(allowed), np.int32), np.zeros(len(allowed))
         corrected: dict[str, list[str]] = {}
         unknown: list[str] = []
+        looked_up = 0
         words = self._asked(query)
         read = dict(zip(words, words, strict=True))
         for place, word in enumerate(words):
-            begins = place == len(words) - 1 and query[-1:].isalnum()
-            plain, likely = self._forms(word, begins=begins)
+            plain = self._plain(word, begins=place == len(words) - 1 and query[-1:].isalnum())
+            likely: list[str] = []
+            if looked_up < LOOKED_UP_MAX and self._may_be_misspelt(plain):
+                looked_up += 1
+                likely = self._meant(word, plain)
             if likely:
                 corrected[word] = likely
                 read[word] = word if plain else likely[0]
@@ -150,17 +155,22 @@ class LexicalIndex:
             asked.update(dict.fromkeys([joined] if joined in self._postings else parts))
         return list(asked)[:WORDS_MAX]
 
-    def _forms(self, word: str, *, begins: bool) -> tuple[dict[str, float], list[str]]:
-        """The catalogue's words that a word stands for, with their shares; and those that it is a misspelling of."""
+    def _plain(self, word: str, *, begins: bool) -> dict[str, float]:
+        """The catalogue's words that a word stands for, with their shares."""
         plain = {word: 1.0} if word in self._postings else {}
         if begins:
             longer_words = self._commonest(self.vocabulary.beginning_with(word))[:BEGINNINGS_MAX]
             plain |= dict.fromkeys(longer_words, BEGINNING)
-        near: list[str] = []
-        common = sum(self._products(form) for form in plain)
-        if common * MISSPELT_TIMES <= len(self):
-            near = [other for other in self.vocabulary.near(word) if other not in plain]
-        return plain, self._commonest([o for o in near if self._products(o) >= common * MISSPELT_TIMES])
+        return plain
+
+    def _may_be_misspelt(self, plain: Mapping[str, float]) -> bool:
+        return sum(map(self._products, plain)) * MISSPELT_TIMES <= len(self)
+
+    def _meant(self, word: str, plain: Mapping[str, float]) -> list[str]:
+        """The catalogue's words that it is a misspelling of: those that are much commoner."""
+        common = sum(map(self._products, plain))
+        near = [other for other in self.vocabulary.near(word) if other not in plain]
+        return self._commonest([other for other in near if self._products(other) >= common * MISSPELT_TIMES])
 
     def _of_word(self, plain: Mapping[str, float], likely: list[str], rows: int) -> tuple[Rows, NDArray[np.float64]]:
         """The tier (R,) and the score (R,) of one word of the query, by the best of its forms in each row."""

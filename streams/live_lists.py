@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from encoders.repeat_purchases import how_due
 from store.conditions import ANY, Conditions
 from store.history import History
-from store.records import Click, UserRow
+from store.records import Click, StoreUnavailable, UserRow
 from store.users import UserStore
 from streams.events import ClickEvent, Id, Segment
 from streams.experiment_ranking import ExperimentRanker, Listed
@@ -130,19 +130,25 @@ class LiveLists:
     def of_user(self, user_id: str, query: ListQuery) -> Answer:
         """The list of `make` for one user. Raises BadQuery, StoreUnavailable."""
         [made] = self.make([Asked(query, user_id)])
-        if isinstance(made, BadQuery):
+        if isinstance(made, Exception):
             raise made
         return made
 
-    def make(self, asked: Sequence[Asked]) -> list[Answer | BadQuery]:
-        """Lists for this moment, as on the topic `recommendations`, also for users who are not known; what is wrong
-        with a query stands in the place of its list. Made together they cost much less than one by one.
+    def make(self, asked: Sequence[Asked]) -> list[Answer | BadQuery | StoreUnavailable]:
+        """Lists for this moment, as on the topic `recommendations`, also for users who are not known. In the place of a
+        list stands what is wrong with its query, and of a user's that her row cannot be read. Made together they cost
+        much less than one by one.
 
         If a user takes part in an experiment, her list is her variant's. Of a visitor nothing is kept, and she takes
-        part in none. Each item tells the product's title and offer. Raises StoreUnavailable.
+        part in none. Each item tells the product's title and offer.
         """
         self._check()
-        rows = self._users.read({one.user_id for one in asked if one.user_id is not None})
+        made: dict[int, Answer | BadQuery | StoreUnavailable] = {}
+        rows: dict[str, UserRow] = {}
+        try:
+            rows = self._users.read({one.user_id for one in asked if one.user_id is not None})
+        except StoreUnavailable as away:
+            made = {place: away for place, one in enumerate(asked) if one.user_id is not None}
         now = datetime.now(UTC)
         histories = []
         for one in asked:
@@ -152,8 +158,9 @@ class LiveLists:
                 row = rows.get(one.user_id or "")
                 histories.append(History.of(row.clicks if row else ()))
         alike: dict[_Narrowed, list[int]] = defaultdict(list)
-        made: dict[int, Answer | BadQuery] = {}
         for place, one in enumerate(asked):
+            if place in made:
+                continue
             try:
                 alike[_Narrowed.of(one.query, self._shelf)].append(place)
             except BadQuery as bad:

@@ -73,7 +73,7 @@ def _too_many(max_pixels: int, size: str = "") -> PictureMissing:
 def _pixels(image: Image.Image, side_max_px: int) -> NDArray[np.uint8]:
     if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip it instead of scaling it
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.has_transparency_data:
+    elif image.has_transparency_data and image.mode != "RGBA":
         image = image.convert("RGBA")
     elif image.mode in ("P", "1"):
         image = image.convert("RGB")

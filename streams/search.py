@@ -29,7 +29,7 @@ from streams.settings import Settings
 from streams.shelf_search import FoundByWords, FoundProduct, NextClicks, ShelfSearch
 
 LOADED_WITHIN_S = 20.0  # a search waits for the model for so long; it takes about 5 s from a warm disk
-LOADED_WITHIN_BESIDE_WORDS_S = 0.05  # or for so long, where the lexical half has answered
+LOADED_WITHIN_BESIDE_WORDS_S = 0.05  # or for so long, where the lexical half has found something
 DEPTH = 100  # products of each half that are fused, at least, and of the dense half those that facets count
 SERVER_TURNS = 8  # searches at once, while they wait for a server; what is all in this process only waits for itself
 SPARE = 20  # more than a page needs: what sold out a moment ago may be among them
@@ -42,6 +42,7 @@ class _Halves:
 
     by_words: Callable[[int], FoundByWords] | None = None
     by_vectors: Callable[[int], Sequence[Hit]] | None = None
+    no_order_of_hers: str | None = None  # why it is not the user's own, though one is named
 
     def orders(self, depth: int) -> dict[str, list[str]]:
         orders = {}
@@ -116,7 +117,7 @@ class Search:
             except AWAY as away:
                 if read is None:
                     raise
-                degraded = f"found by words alone: {away}"
+                degraded = f"found by words alone: {_told(away)}"
         weights = {"lexical": asked.lexical_weight * wants.words_share, "dense": asked.dense_weight}
         if len(halves.orders(_depth(asked.limit))) == 1:  # one half alone counts whatever it weighs
             weights = {"lexical": 1.0, "dense": 1.0}
@@ -127,7 +128,7 @@ class Search:
             "by": asked.by,
             "mode": asked.mode,
             "encoder": serving,
-            "degraded": degraded,
+            "degraded": "; ".join(filter(None, (degraded, halves.no_order_of_hers))) or None,
             "corrected": read.corrected if read else {},
             "unknown": read.unknown if read else [],
             "is_personal": any("user" in one.fused.ranks for one in page),
@@ -158,7 +159,7 @@ class Search:
             raise StoreUnavailable("there is no collection of products yet: is the index role up?")
         words = read.reading if read else wants.words
         query = ProductQuery(words, wants.picture, asked.words_weight, asked.image_weight)
-        within_s = LOADED_WITHIN_BESIDE_WORDS_S if read else self._loaded_within_s
+        within_s = LOADED_WITHIN_BESIDE_WORDS_S if read and read.product_ids else self._loaded_within_s
         with self._others_turn():
             encoded = self._encoder.encode(serving, query, loaded_within_s=within_s)
         vector = encoded.get(asked.by)
@@ -195,8 +196,13 @@ class Search:
         hits = {hit.product_id: hit for hit in halves.by_vectors(_depth(count))} if halves.by_vectors else {}
         if not is_full:
             return [FoundProduct.of_hit(one, hits[one.thing]) for one in fused[:count]]
-        if asked.user is not None and (hers := self._hers(asked.user, fused)):
-            fused = fuse_ranks({**orders, "user": hers}, weights)
+        if asked.user is not None and halves.no_order_of_hers is None:
+            try:
+                hers = self._hers(asked.user, fused)
+            except StoreUnavailable as away:
+                halves.no_order_of_hers = f"in no order of the user's own: {away.told}"
+            else:
+                fused = fuse_ranks({**orders, "user": hers}, weights) if hers else fused
         return self._shelf.still_there(fused, hits, conditions, count, sold_out=asked.all)
 
     def _hers(self, user_id: str, fused: Sequence[Fused[str]]) -> list[str]:
@@ -213,6 +219,10 @@ class Search:
         closest = halves.by_words(depth).closest if halves.by_words else None
         nearest = halves.orders(depth).get("dense", [])[:DEPTH]
         return self._shelf.facets(asked.facets, closest, nearest, conditions, sold_out=asked.all)
+
+
+def _told(away: Exception) -> str:
+    return away.told if isinstance(away, StoreUnavailable) else str(away)
 
 
 def _depth(count: int) -> int:

@@ -1,6 +1,7 @@
 """What can be searched by: words, a picture or both, by which half of the search, and with what beside the products."""
 
 from base64 import b64decode
+from threading import Semaphore
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from streams.picture_decoding import PictureMissing, decode
 
 NEEDS = {"image": ("picture", "words"), "text": ("words", "picture")}  # by -> what is searched by, and what is not
 SIDE_MAX_PX = 1_024  # of a picture as it is encoded
+DECODING = Semaphore(2)  # pictures at a time: one of few bytes may be unpacked to hundreds of megabytes
 Weight = Annotated[float, Field(ge=0, le=1_000, allow_inf_nan=False)]
 
 
@@ -102,7 +104,8 @@ def decoded_picture(packed: str, most: int, pixels_max: int) -> NDArray[np.uint8
         raise BadQuery(f"picture: it is not base64 ({error}): send the file's bytes in base64") from error
     if len(content) > most:
         raise BadQuery(f"picture: it has more than {most} bytes: shrink it or raise FRESHET_PICTURE_MAX_BYTES")
-    picture = decode(content, pixels_max, SIDE_MAX_PX)  # one picture, which the encoder shrinks anyway
+    with DECODING:
+        picture = decode(content, pixels_max, SIDE_MAX_PX)  # one picture, which the encoder shrinks anyway
     if isinstance(picture, PictureMissing):
         raise BadQuery(f"picture: {picture.reason}")
     return picture.array

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,58 @@ def test_while_the_database_is_away_known_keys_go_on_and_unknown_ones_are_told(
     monkeypatch.setattr(access, "KNOWN_FOR_S", 0.0)
     monkeypatch.setattr(shop.api._access._store, "all", away)
     assert send(shop, *PATHS["read"], key).status_code == 200
+
+
+def test_while_the_database_hangs_known_keys_wait_for_it_a_moment_at_most(
+    shop: AskedShop, keys: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, removed = keys.make("web", ["read"])[1], keys.make("old", ["read"])
+    hangs, answers = threading.Event(), threading.Event()
+
+    def hang(read: Callable[[], Any] = shop.api._access._store.all) -> Any:
+        hangs.set()
+        answers.wait(30)
+        return read()
+
+    async def ask() -> None:
+        async with shop.client() as client:
+
+            async def code(key: str) -> int:
+                answer = await client.get(PATHS["read"][1], headers={"Authorization": f"Bearer {key}"})
+                return answer.status_code
+
+            assert [await code(key), await code(removed[1])] == [200, 200]
+            keys.remove(removed[0].key_id)
+            monkeypatch.setattr(access, "KNOWN_FOR_S", 0.0)
+            monkeypatch.setattr(shop.api._access._store, "all", hang)
+            async with asyncio.timeout(20):
+                assert set(await asyncio.gather(*(code(key) for _ in range(20)))) == {200}
+            assert hangs.is_set()
+            answers.set()
+            assert [await code(key), await code(removed[1])] == [200, 401], "read again, it opens nothing"
+
+    try:
+        asyncio.run(ask())
+    finally:
+        answers.set()
+
+
+def test_readyz_tells_why_to_whoever_may_know_it(
+    shop: AskedShop, keys: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is missing, to everybody; why, where keys are needed, to an admin's alone."""
+
+    def away() -> None:
+        raise StoreUnavailable("Qdrant at http://10.0.0.7 does not answer", "Qdrant does not answer")
+
+    monkeypatch.setattr(shop.vectors, "serving", away)
+    assert "vectors: Qdrant at http://10.0.0.7 does not answer" in send(shop, "GET", "/readyz").json()["missing"]
+    reads, admin = keys.make("web", ["read"])[1], keys.make("ops", ["admin"])[1]
+    time.sleep(access.KNOWN_FOR_S + 0.1)
+    for key, told in ((None, "Qdrant does"), (reads, "Qdrant does"), (admin, "Qdrant at http://10.0.0.7 does")):
+        answer = send(shop, "GET", "/readyz", key)
+        assert answer.status_code == 503
+        assert f"vectors: {told} not answer" in answer.json()["missing"]
 
 
 def test_a_key_that_asks_too_often_is_told_when_to_come_again(shop: AskedShop, keys: KeyStore) -> None:

@@ -299,6 +299,26 @@ async def test_a_product_is_shown_also_while_the_vector_store_is_away(
     assert (code, held["row"]["revision"], held["point"]) == (200, 1, {"error": "no collection yet"})
 
 
+async def test_whoever_may_come_again_is_told_when(shop: AskedShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """503 of views that are still being read, of an ended reader, and of a store that is away."""
+
+    def away(_: object) -> dict[str, UserRow]:
+        raise StoreUnavailable("the database of 10.0.0.7 is locked", "the database is locked")
+
+    async with shop.client() as client:
+        unread = [await client.get(f"/v1/{path}") for path in ("trending", "users/ann/recommendations")]
+        await shop.api.views.fill()
+        monkeypatch.setattr(shop.users, "read", away)
+        locked = await client.get("/v1/users/ann/recommendations")
+        visitor = await client.post("/v1/recommendations", json={"recently_viewed": ["b"]})
+        shop.replicas.ended_by = MemoryError("no room")
+        stale = await client.get("/v1/users/ann/recommendations")
+    for answer in (*unread, locked, stale):
+        assert (answer.status_code, answer.headers.get("retry-after")) == (503, "5"), answer.text
+    assert "10.0.0.7" not in locked.text
+    assert visitor.status_code == 200, "of whom nothing is read"
+
+
 # --- how it runs -------------------------------------------------------------------------------------------------
 
 

@@ -395,5 +395,7 @@ def test_what_to_install_is_told_where_a_package_is_missing(
     make: Callable[[], Recommender], module: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf"the package {package} is needed .* pip install 'freshet\[evaluate\]'"):
+    with pytest.raises(
+        ImportError, match=rf"the package {package} is needed .* pip install '\.\[evaluate\]' in Freshet's folder"
+    ):
         taught(make())

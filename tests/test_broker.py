@@ -2,8 +2,10 @@
 
 import asyncio
 import ssl
+import time
 from contextlib import closing, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import certifi
@@ -15,8 +17,10 @@ from kafka.admin import NewTopic
 
 from streams.broker import MAX_MESSAGE_BYTES, Broker, BrokerUnavailable, Outgoing, Publisher, end
 from streams.ports import free_port
+from streams.replicas import Replica
 from streams.settings import Settings
-from streams.topics import Topic
+from streams.tail import Tail
+from streams.topics import Topic, create_topics, topic_names
 
 
 @pytest.fixture(params=["tansu", pytest.param("kafka", marks=pytest.mark.kafka)])
@@ -168,3 +172,47 @@ def test_tls_and_sasl_reach_the_clients() -> None:
         "sasl_plain_username": "anna",
         "sasl_plain_password": "hush",
     }
+
+
+@pytest.mark.kafka
+def test_partitions_that_a_topic_is_given_later_are_read_from_their_beginning_beside_the_others(
+    kafka: LocalKafka, broker_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what sells out stays in the lists of workers that run, when its key has moved to a new partition."""
+    monkeypatch.setattr("streams.broker.METADATA_MAX_AGE_MS", 500)
+    settings = broker_settings(kafka)
+    names = topic_names(settings, "ab12")
+    create_topics(settings, names)
+    broker, topic = Broker(settings), names.product_index
+    replicated: list[bytes] = []
+    followed: list[bytes] = []
+
+    def send(*places: int) -> None:
+        producer = broker.sync_producer()
+        for place in places:
+            producer.send(topic, key=b"to %d" % place, value=b"{}", partition=place).get(10)
+        producer.close()
+
+    async def read() -> None:
+        replica = Replica(broker, {topic: lambda key, *_: replicated.append(key)}, Lock())
+        tail = Tail(broker)
+        tail.add(topic, lambda record: followed.append(record.key))
+        await asyncio.to_thread(send, 0)
+        await replica.start()
+        following = asyncio.create_task(tail.follow())
+        await tail.is_following.wait()
+        with broker.admin() as admin:
+            admin.create_partitions({topic: settings.partitions + 1})
+        await asyncio.to_thread(send, settings.partitions, 0)
+        deadline = time.monotonic() + 30
+        while len(replicated) < 3 or len(followed) < 2:
+            replica.check()
+            assert time.monotonic() < deadline, (replicated, followed)
+            await asyncio.sleep(0.05)
+        await end(following)
+        await replica.stop()
+
+    asyncio.run(read())
+    added = b"to %d" % settings.partitions
+    assert sorted(replicated) == sorted([b"to 0", b"to 0", added]), "each once"
+    assert sorted(followed) == sorted([b"to 0", added])

@@ -96,11 +96,11 @@ def test_without_onnxruntime_it_is_told_what_to_install(
 ) -> None:
     weights = find_weights(written(text_in_onnx, tmp_path / "text"), "text")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UnknownSource, match=r"needs onnxruntime: pip install 'freshet\[onnx\]'"):
+    with pytest.raises(UnknownSource, match=r"needs onnxruntime: pip install '\.\[onnx\]' in Freshet's folder"):
         TextEncoder(weights)
     from encoders.onnx_export import CannotExport
 
-    with pytest.raises(CannotExport, match=r"pip install 'freshet\[onnx\]'"):
+    with pytest.raises(CannotExport, match=r"pip install '\.\[onnx\]' in Freshet's folder"):
         compress_text(bert, "onnx", [])
 
 

@@ -147,7 +147,9 @@ def test_a_url_that_will_never_do_says_what_to_write_and_tells_no_password(
 
 def test_a_missing_driver_is_told_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(WrongDatabase, match=r"no driver here \(.*psycopg.*\): pip install 'freshet\[postgresql\]'"):
+    with pytest.raises(
+        WrongDatabase, match=r"no driver here \(.*psycopg.*\): pip install '\.\[postgresql\]' in Freshet's folder"
+    ):
         open_database("postgresql://u@h/d", tmp_path, "users")
 
 

@@ -1,6 +1,7 @@
 """Experiments: their files, who gets what, and the lists that are made."""
 
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -292,14 +293,19 @@ def test_new_products_have_one_budget_in_a_split_and_a_variant_with_another_rule
     assert all(one._exploration is None for one in ExperimentRanker(shelf, settings, told)._rankers())
 
 
-def test_duplicates_stand_in_a_drawn_list_once() -> None:
-    """Both variants keep one of each kind; with the same photo and title, one's best is the other's duplicate."""
+def shelf_with_twins() -> Shelf:
     shelf = Shelf()
     for number, product_id in enumerate((b"a", b"twin of a", b"b", b"c")):
         shelf.put_offer(product_id, offer(title="A blue enamel tea pot" if number < 2 else f"Thing {number}"), ())
         shelf.put_vectors(product_id, vectors([1.0, float(number)], picture=b""), ())
         shelf.put_factors(product_id, factors([1.0, 0.0], [1.0 - number / 10, 0.0], clicks=1_000_000), ())
     shelf.put_weights(b"next-click", weights(2), ())
+    return shelf
+
+
+def test_duplicates_stand_in_a_drawn_list_once() -> None:
+    """Both variants keep one of each kind; with the same photo and title, one's best is the other's duplicate."""
+    shelf = shelf_with_twins()
     assert len(shelf.duplicates.others(shelf.rows["a"])) == 1
     kept = {"name": "kept", "settings": {"duplicates": "keep"}}
     for variants, most in (([PLAIN, {"name": "same"}], 1), ([PLAIN, kept], 2)):
@@ -307,6 +313,23 @@ def test_duplicates_stand_in_a_drawn_list_once() -> None:
         for one in ranker.rank([History.of(())] * 9, user_ids=USERS[:9]):
             assert sum(id_ in ("a", "twin of a") for id_ in ids(one)) == most
             assert len(one.items) == 2 + most
+
+
+def test_what_is_pinned_in_one_of_two_lists_alone_is_drawn_once_and_in_its_place() -> None:
+    """The other variant keeps it from her, because she bought its duplicate; there the list is shorter than the pin."""
+    shelf = shelf_with_twins()
+    shelf.rules.published.put(KEY, b'{"rules": {"r": {"action": "pin", "products": ["a"], "position": 3}}}', ())
+    kept = {"name": "kept", "settings": {"duplicates": "keep"}}
+    ranker = ExperimentRanker(shelf, Settings(list_length=4), running(kept, PLAIN, mode="interleave"))
+    bought = History.of([Click("twin of a", "purchase", time.time())])
+    teams = set()
+    for one in ranker.rank([bought] * 20, user_ids=USERS[:20]):
+        assert sorted(ids(one)) == ["a", "b", "c"]
+        assert ids(one)[2] == "a"
+        origin = origin_of(one.list_id)
+        assert origin is not None
+        teams.add(origin.teams[2])
+    assert teams == {0, 1}
 
 
 def test_the_record_of_the_topic_is_read_as_it_was_published() -> None:

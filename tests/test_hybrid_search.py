@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from encoders.product import ProductQuery
 from encoders.weights import UnknownSource
+from store.records import StoreUnavailable
 from store.vectors import OfferPoint, VectorPoint
 from streams import cli_search
 from streams.cli import app
@@ -173,6 +174,20 @@ async def test_what_a_user_is_likely_to_click_stands_higher_for_her(shop: AskedS
     assert (ids(hers), hers["is_personal"]) == (["lamp", "dress", "kettle"], True)
     assert hers["items"][0]["ranks"] == {"lexical": 2, "user": 1}
     assert (await ask(shop, q="steel dress", mode="lexical", user="nobody"))["items"] == plain["items"]
+
+
+async def test_where_no_user_can_be_read_all_find_the_same_and_the_answer_says_so(
+    shop: AskedShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_: object) -> None:
+        raise StoreUnavailable("the database of 10.0.0.7 does not serve", "the database does not serve")
+
+    plain = await ask(shop, q="steel dress")
+    monkeypatch.setattr(shop.users, "read", away)
+    hers = await ask(shop, q="steel dress", user="ann/1")
+    assert hers["items"] == plain["items"]
+    assert (hers["is_personal"], hers["facets"]) == (False, plain["facets"])
+    assert hers["degraded"] == "in no order of the user's own: the database does not serve"
 
 
 async def test_what_sold_out_or_was_deleted_a_moment_ago_is_not_found_by_either_half(shop: AskedShop) -> None:

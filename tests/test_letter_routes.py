@@ -1,6 +1,7 @@
 """The dead letters over HTTP, on a real broker, and the board that counts them."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -125,6 +126,16 @@ def test_letters_are_told_by_reason_and_replayed_or_dropped(shop: AskedShop) -> 
     assert of_place.json()["replayed"] == [one]
     assert [letter["place"] for letter in again.json()["refused"]] == [other]
     assert after.json()["open"] == 1
+
+
+@pytest.mark.parametrize("name", ["place", "topic"])
+def test_a_text_that_is_none_is_refused_because_no_answer_could_name_it(shop: AskedShop, name: str) -> None:
+    async def drop() -> httpx.Response:
+        async with shop.client() as client:
+            body = json.dumps({"all": name == "topic", name: "\ud800/0/1"})
+            return await client.post(f"{PATH}/drop", content=body, headers={"Content-Type": "application/json"})
+
+    assert asyncio.run(drop()).status_code == 422
 
 
 def test_a_request_says_which_letters_and_of_a_place_without_any_it_is_told(

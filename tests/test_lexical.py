@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.lexical import ATTRIBUTE, BRAND, CATEGORY, K1, TITLE, B, Document, Found, LexicalIndex
+from streams.lexical import ATTRIBUTE, BRAND, CATEGORY, K1, LOOKED_UP_MAX, TITLE, B, Document, Found, LexicalIndex
 
 NO_CLICKS: Mapping[int, int] = {}
 DRESSES = ("red dress", "red red lamp of steel", "blue dress")
@@ -131,6 +131,14 @@ def test_of_as_many_words_those_that_need_no_correction_come_first() -> None:
     index = index_of("lether bag of steel and glass", "leather bag", *["leather"] * 20)
     assert find(index, "lether bag ", rows=32).rows.tolist()[:2] == [0, 1]
     assert find(index, "leather bag ", rows=32).rows.tolist()[:2] == [1, 0]
+
+
+def test_of_a_long_query_the_first_words_that_are_unknown_are_corrected() -> None:
+    """Each costs milliseconds in which nobody else can search: a text of unknown words is no reason to wait for it."""
+    words = ["kettle", "bottle", "saddle", "candle", "pebble", "ladder", "basket"]
+    found = find(index_of(*words), " ".join(word[:-1] + "x" for word in words) + " ", rows=32)
+    assert [*found.corrected.values()] == [[word] for word in words[:LOOKED_UP_MAX]]
+    assert len(found.unknown) == len(words) - LOOKED_UP_MAX
 
 
 # --- as if built anew --------------------------------------------------------------------------------------------

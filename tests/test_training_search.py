@@ -66,7 +66,7 @@ def test_values_that_end_in_no_number_are_the_worst(tmp_path: Path) -> None:
 
 def test_without_optuna_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(CannotSearch, match=r"pip install 'freshet\[evaluate\]'"):
+    with pytest.raises(CannotSearch, match=r"pip install '\.\[evaluate\]' in Freshet's folder"):
         search("tpe", 2, SPACE, quality, tmp_path, made_for={})
 
 

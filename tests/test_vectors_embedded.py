@@ -92,5 +92,7 @@ def test_a_collection_half_made_by_a_dying_process_is_made_anew(tmp_path: Path) 
 def test_without_its_package_the_store_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "qdrant_edge", None)
     monkeypatch.delitem(sys.modules, "store.vectors_embedded")
-    with pytest.raises(EmbeddedStoreMissing, match=r"pip install 'freshet\[embedded\]', or name a server with "):
+    with pytest.raises(
+        EmbeddedStoreMissing, match=r"pip install '\.\[embedded\]' in Freshet's folder, or name a server with "
+    ):
         open_vectors(None, None, tmp_path, "")

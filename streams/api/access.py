@@ -4,10 +4,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 from fastapi import Depends, HTTPException, Security
-from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,7 +19,8 @@ from streams.ports import names_loopback
 
 log = logging.getLogger(__name__)
 
-KNOWN_FOR_S = 2.0  # a key that was removed opens nothing after so long
+KNOWN_FOR_S = 2.0  # a key that was removed opens nothing after so long, if the database answers
+WAITED_FOR_S = 0.2  # for a database that hangs
 WITH_BODY = ("POST", "PUT", "PATCH")
 BURST_S = 2.0  # a key may ask at once what it may ask in so long
 bearer = HTTPBearer(auto_error=False, description="A key of `freshet keys make`; none is needed while none was made.")
@@ -39,7 +40,9 @@ class Access:
         self._requests_per_s = requests_per_s
         self._keys: Mapping[str, ApiKey] | None = None
         self._read_at = 0.0
-        self._reading = asyncio.Lock()
+        self._reading: asyncio.Task[None] | None = None
+        self._waited_until = 0.0  # for the reading
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="keys")  # others may take every thread of the process
         self._allowances: dict[str, tuple[float, float]] = {}  # key -> requests left, and when that was so
 
     def require_keys(self) -> None:
@@ -63,6 +66,18 @@ class Access:
 
         async def check(told: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]) -> bool:
             key = await self.key_of(told.credentials if told else None)
+            return key is None or key.allows(scope)
+
+        return Depends(check)
+
+    def lets(self, scope: str) -> Any:
+        """A dependency as `may`, whose value is False, too, where a key is needed and none that is known was sent."""
+
+        async def check(told: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]) -> bool:
+            try:
+                key = await self.key_of(told.credentials if told else None)
+            except (HTTPException, StoreUnavailable):
+                return False
             return key is None or key.allows(scope)
 
         return Depends(check)
@@ -101,16 +116,28 @@ class Access:
             )  # fmt: skip
 
     async def _known(self) -> Mapping[str, ApiKey]:
-        async with self._reading:
-            if self._keys is None or time.monotonic() - self._read_at > KNOWN_FOR_S:
-                try:
-                    self._keys = {key.key_id: key for key in await run_in_threadpool(self._store.all)}
-                except StoreUnavailable as away:
-                    if self._keys is None:
-                        raise
-                    log.warning("keys stay those that were known reason=%s", away)
-                self._read_at = time.monotonic()
+        """The keys of KNOWN_FOR_S ago at most; while the database does not answer, those that were known before."""
+        now = time.monotonic()
+        if self._keys is None or now - self._read_at > KNOWN_FOR_S:
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.create_task(self._read(), name="keys")
+                self._waited_until = now + WAITED_FOR_S
+            if self._keys is None:
+                await asyncio.shield(self._reading)
+            elif now < self._waited_until:
+                await asyncio.wait({self._reading}, timeout=self._waited_until - now)
+        assert self._keys is not None
         return self._keys
+
+    async def _read(self) -> None:
+        try:
+            keys = await asyncio.get_running_loop().run_in_executor(self._thread, self._store.all)
+            self._keys = {key.key_id: key for key in keys}
+        except StoreUnavailable as away:
+            if self._keys is None:
+                raise
+            log.warning("keys stay those that were known reason=%s", away)
+        self._read_at = time.monotonic()
 
     def _wait_s(self, key_id: str, now: float) -> float:
         """How long until the key may ask; 0 if it may now, which is counted then."""

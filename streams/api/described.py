@@ -36,6 +36,7 @@ REFUSED: Json = {
 UNAVAILABLE: Json = {
     "description": "Not now: a store or the broker is away, or what the answer needs is still being read. "
     "Try again after Retry-After.",
+    "headers": {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}},
     "content": CONTENT,
 }
 MADE_BY_FASTAPI = ("HTTPValidationError", "ValidationError")  # the form of a 422 that no route has

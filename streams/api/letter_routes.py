@@ -54,10 +54,12 @@ class Which(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    place: str | None = Field(None, description="topic/partition/offset of the record")
+    place: str | None = Field(None, max_length=400, description="topic/partition/offset of the record")
     reason: str | None = Field(None, min_length=3, description="as GET tells it, or how the reason begins")
     all: bool = False
-    topic: str | None = Field(None, description="with `reason` or `all`: only the letters of this topic")
+    topic: str | None = Field(
+        None, max_length=300, description="with `reason` or `all`: only the letters of this topic"
+    )
 
     @model_validator(mode="after")
     def name_one(self) -> Self:

@@ -9,7 +9,6 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials
 
-from store.records import StoreUnavailable
 from streams.api import PREFIX
 from streams.api.access import Access, bearer
 from streams.api.answers import ITEM, Answer, answers, packed
@@ -45,11 +44,7 @@ def list_routes(lists: LiveLists, feed: ListFeed, views: Views, access: Access) 
     routes = APIRouter(prefix=PREFIX, tags=["lists"], dependencies=[access.needs("read")])
 
     def make(asked: Sequence[Asked]) -> list[Response | Exception]:
-        try:
-            told = lists.make(asked)
-        except StoreUnavailable as away:  # each alone would wait as long for the same
-            return [away] * len(asked)
-        return [one if isinstance(one, Exception) else packed(one) for one in told]
+        return [one if isinstance(one, Exception) else packed(one) for one in lists.make(asked)]
 
     made = Batched(make, at_work=lists.at_work)
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
@@ -18,12 +18,15 @@ from streams.status import StatusBoard
 AWAITED = ("catalog", "encode", "index", "clicks")  # without the learner, lists still come from the last factors
 LACKING = {"ready": False, "missing": ["clicks: silent; start it with `freshet up` or `freshet worker clicks`"]}
 Counts = Mapping[str, Callable[[], dict[str, int]]]
+"""Of the stores, by their names."""
 
 
-def probe_routes(board: StatusBoard, counts: Counts, views: Views) -> APIRouter:
+def probe_routes(
+    board: StatusBoard, pings: Mapping[str, Callable[[], object]], views: Views, access: Access
+) -> APIRouter:
     """What a supervisor asks, without a key.
 
-    counts  of the stores, by their names
+    pings  of the stores, by their names: they raise StoreUnavailable
     """
     routes = APIRouter(tags=["operation"])
 
@@ -37,25 +40,27 @@ def probe_routes(board: StatusBoard, counts: Counts, views: Views) -> APIRouter:
         summary="Whether all is there, and what is missing",
         responses=answers(LACKING, 503, "what is missing"),
     )
-    def readyz() -> JSONResponse:
-        """200 if lists are made and answered, else 503, and what is missing."""
-        missing = list(lacks(time.time()))
+    def readyz(in_full: Annotated[bool, access.lets("admin")]) -> JSONResponse:
+        """200 if lists are made and answered, else 503, and what is missing; where keys are needed, why is told to one
+        of the scope admin alone."""
+        missing = list(lacks(time.time(), in_full))
         return JSONResponse({"ready": not missing, "missing": missing}, 503 if missing else 200)
 
-    def lacks(now: float) -> Iterator[str]:
+    def lacks(now: float, in_full: bool) -> Iterator[str]:
         roles = board.summary(now)["roles"]
         for name in AWAITED:
             role = roles[name]
             if not role["alive"]:
                 yield f"{name}: {role['state']}; start it with `freshet up` or `freshet worker {name}`"
             elif role["state"] != "running":
-                yield f"{name}: {role['state']}" + (f", {role['reason']}" if role["reason"] else "")
+                yield f"{name}: {role['state']}" + (f", {role['reason']}" if role["reason"] and in_full else "")
         if lack := views.lack():
-            yield f"api: {lack}"
-        for name in ("users", "vectors"):
-            counted = _counted(counts[name])
-            if "error" in counted:
-                yield f"{name}: {counted['error']}"
+            yield f"api: {lack if in_full else 'waiting'}"
+        for name, ping in pings.items():
+            try:
+                ping()
+            except StoreUnavailable as away:
+                yield f"{name}: {away if in_full else away.told}"
 
     return routes
 

@@ -92,8 +92,10 @@ def _malformed(_: Request, error: Exception) -> Problem:
     return Problem(422, said + ("" if len(errors) <= 5 else f"; and {len(errors) - 5} more"), errors)
 
 
-def _store_away(_: Request, away: Exception) -> Problem:
-    return Problem(503, f"a store does not answer: {away}; try again in a moment", headers=again())
+def _store_away(request: Request, away: Exception) -> Problem:
+    assert isinstance(away, StoreUnavailable)
+    log.warning("store away path=%s reason=%s", request.url.path, away)
+    return Problem(503, f"a store does not answer: {away.told}; try again in a moment", headers=again())
 
 
 def _broker_away(_: Request, away: Exception) -> Problem:
@@ -102,7 +104,7 @@ def _broker_away(_: Request, away: Exception) -> Problem:
 
 def _stale(_: Request, ended: Exception) -> Problem:
     """What sold out since might stand in a list."""
-    return Problem(503, f"no lists: {remedy_of(ended)}")
+    return Problem(503, f"no lists: {remedy_of(ended)}", headers=again())
 
 
 def _bad_query(_: Request, bad: Exception) -> Problem:
@@ -114,7 +116,7 @@ def _loading(_: Request, loading: Exception) -> Problem:
 
 
 def _no_search(_: Request, unknown: Exception) -> Problem:
-    return Problem(503, f"no search: {unknown}")
+    return Problem(503, f"no search: {unknown}", headers=again())
 
 
 def again() -> dict[str, str]:

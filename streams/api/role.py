@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 from fastapi import APIRouter, FastAPI
 
+from store.database import ping
 from store.encoders import EncoderStore
 from store.experiments import ExperimentStore
 from store.keys import KeyStore
@@ -122,6 +123,7 @@ class Api:
         replays, self.letters = Replays(settings, products, users), LetterBoard(settings)
         self.metrics = Metrics(BoardCollector(board, backlogs, self.letters, replays.letters))
         access, counts = self._access, {"products": products.counts, "users": users.counts, "vectors": vectors.count}
+        pings = {"users": partial(ping, users.engine), "vectors": partial(_need_collection, vectors)}
         orders = Orders(settings.demo_orders) if settings.demo_orders else None
         experiments = ExperimentStore(users.engine)
         # In this order: an id may hold slashes, so a route that takes the rest of a path comes behind the others.
@@ -141,7 +143,7 @@ class Api:
             happening_routes(happenings, first_clicks, self.views, access, is_demo=orders is not None),
             *([demo_routes(settings, orders, door, board, backlogs, access)] if orders else []),
             experiment_routes(experiments, access),
-            probe_routes(board, counts, self.views),
+            probe_routes(board, pings, self.views, access),
             metric_routes(self.metrics, access),
             page_routes(),
         )
@@ -233,6 +235,11 @@ class Api:
 
     def _count(self) -> None:
         self._answered += 1
+
+
+def _need_collection(vectors: VectorStore) -> None:
+    if vectors.serving() is None:
+        raise StoreUnavailable("there is no collection of products yet: is the index role up?")
 
 
 def _products_to_come(lists: LiveLists, products: ProductStore) -> str | None:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from fastapi import HTTPException
 
-from streams.api.problems import remedy_of
+from streams.api.problems import again, remedy_of
 from streams.broker import BrokerUnavailable
 from streams.replicas import ReplicaEnded
 
@@ -75,4 +75,4 @@ class Views:
         """Raises HTTPException 503 if they cannot be asked for such things yet, ReplicaEnded if not any more."""
         self.replicas.check()
         if self._lack_at_start:
-            raise HTTPException(503, f"no {what} yet: {self._lack_at_start}; try again in a moment")
+            raise HTTPException(503, f"no {what} yet: {self._lack_at_start}; try again in a moment", again())
