@@ -33,9 +33,7 @@ from store.vectors import (
 )
 from store.vectors_server_words import filter_of, operation_of
 
-WRITE_BATCH = 64
-"""Points of one request: about 2 MB of JSON with the default encoders."""
-
+WRITE_BATCH = 64  # points of one request: about 2 MB of JSON with the default encoders
 TIMEOUT_S = 10
 TRY_AGAIN = frozenset({408, 429, 502, 503, 504})
 """HTTP statuses of a server, or of a proxy before it, that is there but cannot answer now."""
@@ -340,14 +338,13 @@ class ServerVectors:
             except ResponseHandlingException as error:
                 if not isinstance(error.source, httpx.TransportError):
                     raise
-                raise StoreUnavailable(
-                    f"Qdrant at {self._url} does not answer: {error.source}", "Qdrant does not answer"
-                ) from error
+                raise self._away("does not answer", f": {error.source}") from error
             except ResourceExhaustedResponse as error:
-                raise StoreUnavailable(f"Qdrant at {self._url} is overloaded", "Qdrant is overloaded") from error
+                raise self._away("is overloaded") from error
             except UnexpectedResponse as error:
                 if error.status_code not in TRY_AGAIN:
                     raise
-                raise StoreUnavailable(
-                    f"Qdrant at {self._url} answers {error.status_code}", f"Qdrant answers {error.status_code}"
-                ) from error
+                raise self._away(f"answers {error.status_code}") from error
+
+    def _away(self, what: str, why: str = "") -> StoreUnavailable:
+        return StoreUnavailable(f"Qdrant at {self._url} {what}{why}", f"Qdrant {what}")

@@ -267,7 +267,11 @@ class Play:
     async def _list_reader(self) -> AIOKafkaConsumer:
         consumer = self._broker.consumer(urgent=True)
         consumer.subscribe([self._names.recommendations])
-        await consumer.start()
+        try:
+            await consumer.start()
+        except BaseException:
+            await consumer.stop()
+            raise
         return consumer
 
     async def _listen_on(self) -> None:
