@@ -205,10 +205,11 @@ class EmbeddedVectors:
         if with_payload:
             return [Hit(point.payload["product_id"], point.score, rules.flat(point.payload)) for point in found]
         known = self._product_ids  # remembered, since reading a payload takes as long as finding it
-        if unknown := [point.id for point in found if point.id not in known]:
+        ids = [point.id for point in found]  # made anew at each access
+        if unknown := [one for one in ids if one not in known]:
             read: list[Any] = self._shard(collection).retrieve(unknown, with_payload=True, with_vector=False)
             known.update((point.id, point.payload["product_id"]) for point in read)
-        return [Hit(known[point.id], point.score, {}) for point in found]
+        return [Hit(known[one], point.score, {}) for one, point in zip(ids, found, strict=True)]
 
     def _fetch(self, collection: str, product_id: str) -> StoredPoint | None:
         ids: list[Any] = list(point_ids(self._namespace, (product_id,)))

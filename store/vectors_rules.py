@@ -171,7 +171,7 @@ def seen_by_search(
     wanted |= {f'offer.attributes."{name}"': value for name, value in conditions.attributes}
     return Where(
         other_than=point_ids(namespace, exclude),
-        present="revision",
+        present=None if listable_only else "revision",  # what is listable has an offer, and a condition more costs time
         equal={name: value for name, value in wanted.items() if value is not None},
         between={"offer.price.amount": (price.lowest, price.highest)} if price else {},
     )

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ MAX_MESSAGE_BYTES = 4_194_304
 CANCEL_EVERY_S = 0.2
 BULK_BYTES, BULK_WAIT_MS = 65_536, 100
 METADATA_MAX_AGE_MS = 30_000  # until a consumer hears of partitions that a topic was given
+LOOK_EVERY_S = 1.0  # whether it has
 Headers = Sequence[tuple[str, bytes]]
 log = logging.getLogger(__name__)
 
@@ -167,23 +169,6 @@ async def partitions_of(consumer: aiokafka.AIOKafkaConsumer, topics: Iterable[st
     return partitions
 
 
-async def take_in_added(consumer: aiokafka.AIOKafkaConsumer, topics: Iterable[str]) -> list[TopicPartition]:
-    """Assign the partitions that these topics were given since, from their beginning; the others go on where they are.
-
-    Returns them. A consumer hears of them METADATA_MAX_AGE_MS later at most.
-    """
-    assigned = consumer.assignment()
-    there = (TopicPartition(topic, number) for topic in topics for number in consumer.partitions_for_topic(topic) or ())
-    if not (added := [place for place in there if place not in assigned]):
-        return []
-    positions = {place: await consumer.position(place) for place in assigned} | dict.fromkeys(added, 0)
-    consumer.assign(list(positions))
-    for place, offset in positions.items():
-        consumer.seek(place, offset)
-    log.info("partitions added %s", ",".join(f"{place.topic}/{place.partition}" for place in added))
-    return added
-
-
 async def end(task: "asyncio.Task[Any]") -> None:
     """The task has ended, cancelled or not.
 
@@ -195,6 +180,26 @@ async def end(task: "asyncio.Task[Any]") -> None:
 
 
 class _Consumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]
+    _look_at = 0.0  # monotonic
+
+    async def take_in_added(self, topics: Iterable[str]) -> list[TopicPartition]:
+        """Assign the partitions that these topics were given since, from their beginning; others go on where they are.
+
+        Returns them. To be called again and again: it looks every LOOK_EVERY_S.
+        """
+        if (now := time.monotonic()) < self._look_at:
+            return []
+        self._look_at = now + LOOK_EVERY_S
+        assigned, numbers = self.assignment(), {topic: self.partitions_for_topic(topic) or () for topic in topics}
+        there = [TopicPartition(topic, number) for topic in numbers for number in numbers[topic]]
+        if added := [place for place in there if place not in assigned]:
+            positions = {place: await self.position(place) for place in assigned} | dict.fromkeys(added, 0)
+            self.assign(list(positions))
+            for place, offset in positions.items():
+                self.seek(place, offset)
+            log.info("partitions added %s", ",".join(f"{place.topic}/{place.partition}" for place in added))
+        return added
+
     async def stop(self) -> None:
         """It is closed, also in an outage of the broker.
 

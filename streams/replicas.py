@@ -11,7 +11,7 @@ import aiokafka
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from streams.broker import Broker, BrokerUnavailable, Headers, end, partitions_of, take_in_added
+from streams.broker import Broker, BrokerUnavailable, Headers, end, partitions_of
 from streams.events import BadEvent
 from streams.shelf import Shelf
 from streams.topics import TopicNames
@@ -97,7 +97,7 @@ class Replica:
     async def _follow(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
         while True:
             try:
-                await take_in_added(consumer, self._puts)
+                await consumer.take_in_added(self._puts)
                 await self._put_next(consumer, most=RECORDS_PER_TURN)
             except (KafkaError, OSError) as error:
                 log.warning("replica waits reason=%r", error)

@@ -11,7 +11,7 @@ import aiokafka
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from streams.broker import Broker, BrokerUnavailable, partitions_of, take_in_added
+from streams.broker import Broker, BrokerUnavailable, partitions_of
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Tail:
             await self._assign(consumer)
             self.is_following.set()
             while True:
-                self._positions |= dict.fromkeys(await take_in_added(consumer, self._puts), 0)
+                self._positions |= dict.fromkeys(await consumer.take_in_added(self._puts), 0)
                 polled = await consumer.getmany(timeout_ms=500, max_records=RECORDS_PER_TURN)
                 for partition, records in polled.items():
                     self._positions[partition] = records[-1].offset + 1
