@@ -20,7 +20,7 @@ from streams.ports import names_loopback
 log = logging.getLogger(__name__)
 
 KNOWN_FOR_S = 2.0  # a key that was removed opens nothing after so long, if the database answers
-WAITED_FOR_S = 0.2  # for a database that hangs
+WAITED_FOR_S = 1.0  # for a database that hangs
 WITH_BODY = ("POST", "PUT", "PATCH")
 BURST_S = 2.0  # a key may ask at once what it may ask in so long
 bearer = HTTPBearer(auto_error=False, description="A key of `freshet keys make`; none is needed while none was made.")
