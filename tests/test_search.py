@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,10 @@ from encoders.version import Version
 from encoders.weights import UnknownSource
 from store.records import StoreUnavailable
 from store.vectors import OfferPoint, VectorPoint
+from streams import search_query
 from streams.cli import app
 from streams.filters import BadQuery
+from streams.picture_decoding import Picture
 from streams.query_encoder import StillLoading
 from streams.search import Search
 from streams.search_query import SearchQuery, WordsQuery
@@ -488,3 +491,24 @@ def test_the_command_says_what_is_wrong(freshet: Callable[..., Any], tmp_path: P
     ):
         result = freshet(*arguments)
         assert (result.exit_code, told in result.stderr) == (1, True), result.output
+
+
+def test_two_pictures_of_queries_are_unpacked_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of few bytes may take hundreds of megabytes."""
+    at_work, most = 0, 0
+    lock = threading.Lock()
+
+    def decode(*_: object) -> Picture:
+        nonlocal at_work, most
+        with lock:
+            at_work += 1
+            most = max(most, at_work)
+        time.sleep(0.02)
+        with lock:
+            at_work -= 1
+        return Picture(np.zeros((8, 8, 3), np.uint8))
+
+    monkeypatch.setattr(search_query, "decode", decode)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: search_query.decoded_picture("AAAA", 100, 100), range(8)))
+    assert most <= 2
