@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.conditions import ANY, Conditions
+from store.records import StoreUnavailable
 from store.user_vectors import EMBEDDING, ForgottenUser, UserPoint, UserVectors
 
 VECTOR_NAMES = ("image", "text", "fused")
@@ -151,6 +152,13 @@ class VectorStore(UserVectors, Protocol):
 
     def close(self) -> None:
         """Everything is on disk and another process may open the store."""
+
+
+def serving_of(vectors: VectorStore) -> str:
+    """The fingerprint of the collection that serves. Raises StoreUnavailable, also before there is any."""
+    if (serving := vectors.serving()) is None:
+        raise StoreUnavailable("there is no collection of products yet: is the index role up?")
+    return serving
 
 
 def open_vectors(qdrant_url: str | None, api_key: str | None, home: Path, namespace: str) -> VectorStore:

@@ -190,8 +190,8 @@ class _Consumer(aiokafka.AIOKafkaConsumer):  # type: ignore[misc]
         if (now := time.monotonic()) < self._look_at:
             return []
         self._look_at = now + LOOK_EVERY_S
-        assigned, numbers = self.assignment(), {topic: self.partitions_for_topic(topic) or () for topic in topics}
-        there = [TopicPartition(topic, number) for topic in numbers for number in numbers[topic]]
+        assigned = self.assignment()
+        there = [TopicPartition(topic, number) for topic in topics for number in self.partitions_for_topic(topic) or ()]
         if added := [place for place in there if place not in assigned]:
             positions = {place: await self.position(place) for place in assigned} | dict.fromkeys(added, 0)
             self.assign(list(positions))

@@ -129,9 +129,10 @@ class LexicalIndex:
         for place, word in enumerate(words):
             plain = self._plain(word, begins=place == len(words) - 1 and query[-1:].isalnum())
             likely: list[str] = []
-            if looked_up < LOOKED_UP_MAX and self._may_be_misspelt(plain):
+            common = sum(map(self._products, plain))
+            if looked_up < LOOKED_UP_MAX and common * MISSPELT_TIMES <= len(self):
                 looked_up += 1
-                likely = self._meant(word, plain)
+                likely = self._meant(word, plain, common)
             if likely:
                 corrected[word] = likely
                 read[word] = word if plain else likely[0]
@@ -163,12 +164,8 @@ class LexicalIndex:
             plain |= dict.fromkeys(longer_words, BEGINNING)
         return plain
 
-    def _may_be_misspelt(self, plain: Mapping[str, float]) -> bool:
-        return sum(map(self._products, plain)) * MISSPELT_TIMES <= len(self)
-
-    def _meant(self, word: str, plain: Mapping[str, float]) -> list[str]:
-        """The catalogue's words that it is a misspelling of: those that are much commoner."""
-        common = sum(map(self._products, plain))
+    def _meant(self, word: str, plain: Mapping[str, float], common: int) -> list[str]:
+        """The catalogue's words that it is a misspelling of: those in much more products than its plain ones."""
         near = [other for other in self.vocabulary.near(word) if other not in plain]
         return self._commonest([other for other in near if self._products(other) >= common * MISSPELT_TIMES])
 

@@ -20,7 +20,7 @@ from encoders.reciprocal_rank import Fused, fuse_ranks
 from encoders.weights import UnknownSource
 from store.conditions import Conditions
 from store.records import StoreUnavailable
-from store.vectors import Hit, VectorStore
+from store.vectors import Hit, VectorStore, serving_of
 from streams.filters import BadQuery
 from streams.listed_twice import ListedTwice
 from streams.query_encoder import QueryEncoder, StillLoading
@@ -154,9 +154,7 @@ class Search:
 
         is_alone  the shelf tells nothing of what is found: the vector store does
         """
-        serving = self._vectors.serving()
-        if serving is None:
-            raise StoreUnavailable("there is no collection of products yet: is the index role up?")
+        serving = serving_of(self._vectors)
         words = read.reading if read else wants.words
         query = ProductQuery(words, wants.picture, asked.words_weight, asked.image_weight)
         within_s = LOADED_WITHIN_BESIDE_WORDS_S if read and read.product_ids else self._loaded_within_s
@@ -196,19 +194,20 @@ class Search:
         hits = {hit.product_id: hit for hit in halves.by_vectors(_depth(count))} if halves.by_vectors else {}
         if not is_full:
             return [FoundProduct.of_hit(one, hits[one.thing]) for one in fused[:count]]
-        if asked.user is not None and halves.no_order_of_hers is None:
-            try:
-                hers = self._hers(asked.user, fused)
-            except StoreUnavailable as away:
-                halves.no_order_of_hers = f"in no order of the user's own: {away.told}"
-            else:
-                fused = fuse_ranks({**orders, "user": hers}, weights) if hers else fused
+        if asked.user is not None and (hers := self._hers(asked.user, fused, halves)):
+            fused = fuse_ranks({**orders, "user": hers}, weights)
         return self._shelf.still_there(fused, hits, conditions, count, sold_out=asked.all)
 
-    def _hers(self, user_id: str, fused: Sequence[Fused[str]]) -> list[str]:
+    def _hers(self, user_id: str, fused: Sequence[Fused[str]], halves: _Halves) -> list[str]:
         """Those that the ranking knows, the likeliest to be clicked first; none while nothing is known of the user."""
+        if self._next_clicks is None or halves.no_order_of_hers is not None:
+            return []
         product_ids = [one.thing for one in fused]
-        scores = self._next_clicks(user_id, product_ids) if self._next_clicks else None
+        try:
+            scores = self._next_clicks(user_id, product_ids)
+        except StoreUnavailable as away:
+            halves.no_order_of_hers = f"in no order of the user's own: {away.told}"
+            return []
         if scores is None:
             return []
         known = [(score, product_id) for score, product_id in zip(scores.tolist(), product_ids, strict=True)]

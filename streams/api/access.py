@@ -65,8 +65,7 @@ class Access:
         """A dependency whose value tells whether the request may do that, too."""
 
         async def check(told: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]) -> bool:
-            key = await self.key_of(told.credentials if told else None)
-            return key is None or key.allows(scope)
+            return await self._lets(told, scope)
 
         return Depends(check)
 
@@ -75,12 +74,15 @@ class Access:
 
         async def check(told: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]) -> bool:
             try:
-                key = await self.key_of(told.credentials if told else None)
+                return await self._lets(told, scope)
             except (HTTPException, StoreUnavailable):
                 return False
-            return key is None or key.allows(scope)
 
         return Depends(check)
+
+    async def _lets(self, told: HTTPAuthorizationCredentials | None, scope: str) -> bool:
+        key = await self.key_of(told.credentials if told else None)
+        return key is None or key.allows(scope)
 
     async def key_of(self, told: str | None) -> ApiKey | None:
         """The key that was told; None where none is needed. Raises HTTPException 401."""

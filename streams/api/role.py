@@ -21,7 +21,7 @@ from store.keys import KeyStore
 from store.products import ProductStore
 from store.records import StoreUnavailable
 from store.users import UserStore
-from store.vectors import VectorStore
+from store.vectors import VectorStore, serving_of
 from streams.api.access import Access, Guard
 from streams.api.board_metrics import BoardCollector
 from streams.api.demo_routes import demo_routes
@@ -123,7 +123,10 @@ class Api:
         replays, self.letters = Replays(settings, products, users), LetterBoard(settings)
         self.metrics = Metrics(BoardCollector(board, backlogs, self.letters, replays.letters))
         access, counts = self._access, {"products": products.counts, "users": users.counts, "vectors": vectors.count}
-        pings = {"users": partial(ping, users.engine), "vectors": partial(_need_collection, vectors)}
+        pings: dict[str, Callable[[], object]] = {
+            "users": partial(ping, users.engine),
+            "vectors": partial(serving_of, vectors),
+        }
         orders = Orders(settings.demo_orders) if settings.demo_orders else None
         experiments = ExperimentStore(users.engine)
         # In this order: an id may hold slashes, so a route that takes the rest of a path comes behind the others.
@@ -235,11 +238,6 @@ class Api:
 
     def _count(self) -> None:
         self._answered += 1
-
-
-def _need_collection(vectors: VectorStore) -> None:
-    if vectors.serving() is None:
-        raise StoreUnavailable("there is no collection of products yet: is the index role up?")
 
 
 def _products_to_come(lists: LiveLists, products: ProductStore) -> str | None:

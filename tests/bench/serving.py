@@ -8,6 +8,7 @@ import itertools
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -47,7 +48,6 @@ class Asked(NamedTuple):
 async def serving(kafka: LocalKafka, sizes: Sizes, tell: Tell) -> list[Figure]:
     """Latencies of 8 connections that ask without a pause, no two requests of them the same."""
     share = min(1.0, sizes.seconds / 20)
-    asked = _kinds()
     async with stage(kafka) as on, _empty_route() as empty_port:
         product_ids = await publish_wordy_shelf(on, sizes.products, tell)
         await on.start(*GROUPS)
@@ -59,12 +59,10 @@ async def serving(kafka: LocalKafka, sizes: Sizes, tell: Tell) -> list[Figure]:
             tell("every user clicks")
             await shop.send(itertools.islice(clicks, int(5 * USERS * share)))
             await shop.until_answered(shop.sent)
-            figures = await _beside_an_empty_route(
-                on, asked, empty_port, sizes, share, tell, "no clicks", with_bars=False
-            )
+            measured = partial(_beside_an_empty_route, on, _kinds(), empty_port, sizes, share, tell)
+            figures = await measured("no clicks", with_bars=False)
             async with _flowing(shop.send(clicks, per_s=CLICKS_PER_S)):
-                clicked = f"{CLICKS_PER_S} clicks/s"
-                figures += await _beside_an_empty_route(on, asked, empty_port, sizes, share, tell, clicked)
+                figures += await measured(f"{CLICKS_PER_S} clicks/s")
             kept = shop.sent_per_s
             await shop.until_answered(shop.sent)
         figures.append(Figure(f"clicks that flowed meanwhile, of {CLICKS_PER_S}/s", kept, "/s"))
