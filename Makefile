@@ -30,6 +30,8 @@ demo: $(DEMO)  ## Start everything on this machine, play a shop for a minute, st
 	    .venv/bin/freshet demo $(if $(SHOP),--shop "$(SHOP)"); exit $$?
 
 test: .venv/.test  ## Run every test
+	@echo 'Compiling what learns and what ranks: most of a minute, the first time'
+	@.venv/bin/python -m streams.compiling
 	@.venv/bin/python -m pytest -n $(TESTERS) --dist loadfile -m 'not alone' --durations=15
 	@.venv/bin/python -m pytest -m alone
 
