@@ -32,7 +32,9 @@ def reason_of(shelf: Shelf, k: Knowledge, deeds: Mapping[int, int], row: int, cl
 def plain_reason(shelf: Shelf, row: int) -> str:
     """What may be said without knowing the user."""
     clicks = int(shelf.clicks[row])
-    return f"clicked {clicks} times" if clicks else NEW
+    if clicks == 0:
+        return NEW
+    return "clicked once" if clicks == 1 else f"clicked {clicks} times"
 
 
 def tell_of_others(items: Sequence[dict[str, Any]], others: Sequence[int]) -> None:

@@ -70,13 +70,14 @@ def test_a_user_without_history_gets_what_is_clicked_most_then_what_is_newest() 
             "old": ([1.0, 0.0], None, 0),
             "new": ([1.0, 0.0], None, 0),
             "loved": ([1.0, 0.0], [0.0, 0.0], 9),
-            "liked": ([1.0, 0.0], [0.0, 0.0], 3),
+            "liked": ([1.0, 0.0], [0.0, 0.0], 1),
         }
     )
     items = ranker(shelf).rank([History.of(())])[0].items
     assert [item["product_id"] for item in items] == ["loved", "liked", "new", "old"]
     assert {item["source"] for item in items} == {"popular"}
     assert items[0]["reason"] == "clicked 9 times"
+    assert items[1]["reason"] == "clicked once"
     assert items[3]["reason"] == "new in the shop"
 
 

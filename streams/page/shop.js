@@ -195,11 +195,12 @@ async function refresh() {
   if (list && list !== STARTING && (!listed || ids(list) !== ids(listed))) yours(list);
 }
 
-/** Why an item stands in the list. */
-const because = ({ reason, rules = [] }) => [reason, ...rules.map((name) => `by the rule “${name}”`)].join(" · ");
+/** Why an item stands in the list, and how many milliseconds after the click that tells so. */
+const because = ({ reason, rules = [], took }) =>
+  [reason, ...rules.map((name) => `by the rule “${name}”`), ...(took ? [`${took}\u00a0ms`] : [])].join(" · ");
 
 function yours(list) {
-  const before = new Set((listed?.items ?? []).map((item) => item.product_id));
+  const before = new Map((listed?.items ?? []).map((item) => [item.product_id, item]));
   listed = list;
   const sent = (list.event_ids ?? []).map((id) => clicked.get(id)).filter(Boolean);
   (list.event_ids ?? []).forEach((id) => clicked.delete(id));
@@ -208,6 +209,10 @@ function yours(list) {
   const when = took !== null ? `${took} ms after your click` : why ? `after ${why}` : "as of now";
   $("you").textContent = `${user}, ${when}`;
   if (why && took === null) tell(`your list came ${when}`);
+  for (const item of list.items) {
+    const known = before.get(item.product_id);
+    item.took = (known?.reason === item.reason && known.took) || took;
+  }
   $("yours").replaceChildren(...list.items.slice(0, LISTED).map((item, at) => {
     const button = element("button", { type: "button" }, picture(item), element(
       "span", {}, item.title ?? item.product_id, element("br"), element("small", { className: "faint" }, because(item)),

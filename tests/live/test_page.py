@@ -1,6 +1,7 @@
 """The page in a real browser, over every role in real processes: a click changes the list, what sells out goes."""
 
 import asyncio
+import re
 import shutil
 import threading
 import time
@@ -186,6 +187,7 @@ def test_words_find_products_and_a_click_changes_the_list_without_a_reload(shop:
     assert page.inner_text("#problem") == ""
     reasons = page.locator("#yours small").all_inner_texts()
     assert any(wanted["title"] in reason for reason in reasons), reasons
+    assert all(re.search(r" · \d+\sms$", reason) for reason in reasons if wanted["title"] in reason), reasons
     page.wait_for_function("() => [...document.querySelectorAll('.one img')].every(image => image.naturalWidth > 0)")
     keep(page, "product")
 
