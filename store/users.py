@@ -107,7 +107,7 @@ class UserStore:
         return found
 
     def marks(self, user_ids: Collection[str]) -> dict[str, Mark]:
-        """The marks of those who were forgotten and have no row since: where their next row begins."""
+        """The marks of those who were forgotten: where the next row of one without a row begins."""
         with reading(self.engine) as connection:
             return self._marks(connection, user_ids)
 
@@ -163,7 +163,8 @@ class UserStore:
         return found
 
     def _admit_returning(self, connection: Connection, rows: Sequence[UserRow], stored: dict[str, int]) -> None:
-        """Let a mark stand for the stored revision of a user without a row, and remove it: the row carries it on."""
+        """Let a mark stand for the stored revision of a user without a row. It stays: what she did before her wish may
+        not come back, though she is here again."""
         if not rows:
             return
         marks = self._marks(connection, [row.user_id for row in rows])
@@ -176,7 +177,6 @@ class UserStore:
                     f"{row.user_id} was forgotten at {mark.offsets}, the row has only {row.offsets}: read again"
                 )
             stored[row.user_id] = mark.revision
-            connection.execute(delete(forgotten_users).where(forgotten_users.c.digest == self._digest(row.user_id)))
 
     def _forget(self, connection: Connection, wish: Forgotten) -> None:
         row = connection.execute(

@@ -79,18 +79,18 @@ class LetterBoard:
         key = None if letter.key is None else letter.key.decode(errors="backslashreplace")
         newest = self._newest[letter.topic, kind]
         newest.appendleft(Example(letter.place, letter.at, key, letter.reason))
-        self._letters.append((letter.place, letter.given_up_at, kind))
+        # Of a place that was given up twice, the later; and all is read again when the client finds a new topic.
+        self._letters.pop(letter.place, None)
+        self._letters[letter.place] = (letter.given_up_at, kind)
+        if len(self._letters) > COUNTED_MAX:
+            del self._letters[next(iter(self._letters))]
 
     def open(self, settled: Mapping[Place, Settled], now: float) -> list[Open]:
         """What is open by topic and kind, the most first. settled: as LetterStore has it; now: s since 1970."""
-        given_up: dict[Place, tuple[float, str]] = {}
-        for place, at, kind in self._letters.copy():
-            if now - at < self._kept_s:
-                given_up[place] = (at, kind)  # of a place that was given up twice, the later
         counts: dict[tuple[str, str], int] = defaultdict(int)
         is_open = set()
-        for place, (at, kind) in given_up.items():
-            if settlement_of(place, at, settled) is None:
+        for place, (at, kind) in self._letters.copy().items():
+            if now - at < self._kept_s and settlement_of(place, at, settled) is None:
                 counts[place.topic, kind] += 1
                 is_open.add(place)
         found = [
@@ -100,11 +100,15 @@ class LetterBoard:
         return sorted(found, key=lambda one: (-one.count, one.topic, one.kind))
 
     def _examples(self, topic: str, kind: str, is_open: set[Place]) -> Iterator[Example]:
-        yield from [one for one in self._newest[topic, kind].copy() if one.place in is_open][:EXAMPLES]
+        newest: dict[Place, Example] = {}
+        for one in self._newest[topic, kind].copy():
+            if one.place in is_open:
+                newest.setdefault(one.place, one)
+        yield from [*newest.values()][:EXAMPLES]
 
     def _begin(self) -> None:
         self._kinds: dict[str, str] = {}
-        self._letters: deque[tuple[Place, float, str]] = deque(maxlen=COUNTED_MAX)
+        self._letters: dict[Place, tuple[float, str]] = {}  # when each was given up, and its kind; the newest last
         self._newest: dict[tuple[str, str], deque[Example]] = defaultdict(lambda: deque(maxlen=4 * EXAMPLES))
 
     async def _read(self) -> None:

@@ -15,7 +15,7 @@ after it. Here it is decided whether it may (`Replays.why_not`), from what the r
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kafka.errors import KafkaError
@@ -72,13 +72,13 @@ class Replays:
     def held(
         self, topics: Sequence[str], *, place: Place | None = None, reason: str | None = None
     ) -> list[tuple[DeadLetter, Settled | None]]:
-        """The letters that the broker keeps of these topics, each place once by its newest, and how it was settled.
+        """The letters that are kept of these topics, each place once by its newest, and how it was settled.
 
         reason  as kind_of has it, or how the reasons begin
         """
         settled = self.letters.settled()
         newest: dict[Place, DeadLetter] = {}
-        for letter in read_dead_letters(self._broker, [place.topic] if place else list(topics)):
+        for letter in self._kept([place.topic] if place else topics):
             if _fits(letter, reason) and place in (None, letter.place):
                 newest.pop(letter.place, None)
                 newest[letter.place] = letter  # in the order in which they were given up
@@ -89,17 +89,36 @@ class Replays:
     ) -> tuple[list[tuple[DeadLetter, Settled | None]], int]:
         """The first `most` letters of these topics that are open, as `held` has them, and how many more there are; of
         those nothing is kept in memory but the place."""
-        settled = self.letters.settled()
         first: dict[Place, DeadLetter] = {}
         others: set[Place] = set()
-        for letter in read_dead_letters(self._broker, list(topics)):
-            if not _fits(letter, reason) or settlement_of(letter.place, letter.given_up_at, settled) is not None:
-                continue
+        for letter in self._open(topics, reason):
             if letter.place in first or (len(first) < most and letter.place not in others):
                 first[letter.place] = letter
             else:
                 others.add(letter.place)
         return [(letter, None) for letter in first.values()], len(others)
+
+    def replay_first(
+        self, topics: Sequence[str], *, reason: str | None, most: int, anyway: bool = False
+    ) -> tuple[Replayed, int]:
+        """As `replay`, of the first `most` open letters of these topics that may be; and how many open ones it did not
+        come to. Those that may not be stand in nobody's way."""
+        self._topic_ids = {}
+        chosen: dict[Place, DeadLetter] = {}
+        refused: dict[Place, Refused] = {}
+        others: set[Place] = set()
+        for letter in self._open(topics, reason):
+            place = letter.place
+            if len(chosen) >= most and place not in chosen and place not in refused:
+                others.add(place)
+            elif why := self.why_not(letter, None, anyway=anyway):
+                refused[place] = Refused(place, why)
+                chosen.pop(place, None)
+            else:
+                chosen[place] = letter
+                refused.pop(place, None)
+        self._publish([*chosen.values()])
+        return Replayed([*chosen], [*refused.values()]), len(others)
 
     def replay(self, held: Sequence[tuple[DeadLetter, Settled | None]], *, anyway: bool = False) -> Replayed:
         """Those that may be are on their topic again, confirmed by the broker, and settled; the others are told why
@@ -137,6 +156,17 @@ class Replays:
         if settled is not None:
             why = f"it was {settled.how} before"
         return None if anyway or why is None else f"{why}; `anyway` publishes it all the same"
+
+    def _kept(self, topics: Sequence[str]) -> Iterator[DeadLetter]:
+        """Those given up less than topic_retention_days ago: brokers keep some for longer, what settled them is not."""
+        since = time.time() - self._settings.topic_retention_days * 86_400
+        return (letter for letter in read_dead_letters(self._broker, list(topics)) if letter.given_up_at > since)
+
+    def _open(self, topics: Sequence[str], reason: str | None) -> Iterator[DeadLetter]:
+        settled = self.letters.settled()
+        for letter in self._kept(topics):
+            if _fits(letter, reason) and settlement_of(letter.place, letter.given_up_at, settled) is None:
+                yield letter
 
     # --- what the rows know --------------------------------------------------------------------------------------
 

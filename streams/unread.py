@@ -45,7 +45,9 @@ def last_unread(broker: Broker, group: str, topic: str, key: bytes, *, within_s:
         end: int | None = None  # as the first fetch tells it: tansu's ListOffsets is wrong about the end
         while end is None or consumer.position(place) < end:
             if time.monotonic() > deadline:
-                raise NotStoredYet(f"more waits for it than can be read in {within_s:g} s")
+                raise NotStoredYet(
+                    f"more waits for it than can be read in {within_s:g} s, or a producer's transaction is still open"
+                )
             polled = consumer.poll(timeout_ms=POLL_MS).get(place, ())
             if end is None:
                 end = consumer.highwater(place)

@@ -143,7 +143,7 @@ def test_a_request_says_which_letters_and_of_a_place_without_any_it_is_told(
 ) -> None:
     monkeypatch.setattr(letter_routes, "AT_ONCE_MAX", 0)
     place = f"{topic_names(shop.settings, '').user_clicks}/0/999"
-    nothing, both, short, misspelled, unknown, foreign, later = asked(
+    nothing, both, short, misspelled, unknown, foreign, elsewhere, later = asked(
         shop,
         ("POST", "/drop", {}),
         ("POST", "/drop", {"all": True, "reason": "unknown"}),
@@ -151,6 +151,7 @@ def test_a_request_says_which_letters_and_of_a_place_without_any_it_is_told(
         ("POST", "/drop", {"every": True}),
         ("POST", "/replay", {"place": place}),
         ("POST", "/replay", {"place": "elsewhere/0/1"}),
+        ("POST", "/replay", {"all": True, "topic": "elsewhere"}),
         ("POST", "/drop", {"all": True}),
     )
     for answer in (nothing, both):
@@ -158,7 +159,8 @@ def test_a_request_says_which_letters_and_of_a_place_without_any_it_is_told(
         assert "say which: a `place`, a `reason`, or `all`: true" in answer.json()["detail"]
     assert "'user-clicks' names no place" in short.json()["detail"]
     assert misspelled.status_code == 422
-    assert (unknown.status_code, foreign.status_code) == (404, 404)
+    assert (unknown.status_code, foreign.status_code, elsewhere.status_code) == (404, 404, 404)
+    assert elsewhere.json()["detail"].startswith("no dead letters are kept of 'elsewhere': there are those of ")
     assert unknown.json()["detail"].startswith(f"no dead letter is kept of {place}")
     assert (later.json()["dropped"], later.json()["left"] >= 1) == ([], True)
 
@@ -215,6 +217,18 @@ def test_the_board_counts_each_place_once_without_settled_and_expired_ones(tmp_p
     assert (found.topic, found.kind, found.count) == ("t", "unknown '…'", EXAMPLES + 1)
     assert [example.place.offset for example in found.newest] == [0, EXAMPLES, EXAMPLES - 1]
     assert board.open(settled, at + 86_400) == []
+    for offset in range(EXAMPLES + 1):  # as if the client had found a new topic, and read all of them again
+        put(board, offset, f"unknown '{offset}'")
+    assert board.open(settled, at)[0].count == EXAMPLES + 1
+    assert [one.place.offset for one in board.open(settled, at)[0].newest] == [EXAMPLES, EXAMPLES - 1, EXAMPLES - 2]
+
+
+def test_the_board_counts_the_newest_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(letter_board, "COUNTED_MAX", 3)
+    board = LetterBoard(Settings(home=tmp_path))
+    for offset in range(5):
+        put(board, offset, "so")
+    assert board.open({}, time.time())[0].count == 3
 
 
 def test_beyond_so_many_kinds_letters_are_counted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

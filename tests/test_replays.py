@@ -239,6 +239,9 @@ def test_a_click_of_a_person_who_was_forgotten_since_may_never(desk: Desk) -> No
             assert desk.replays.why_not(letter, settled, anyway=True) == "she asked to be forgotten since: drop it"
     assert desk.replays.why_not(after, None) is None, "she came back by herself"
     assert desk.replays.why_not(desk.letter(desk.clicks, user, None), None) is None, "a wish is never too late"
+    desk.users.write([UserRow(user, 1, (), ("e9",), {source: 600})])
+    assert desk.replays.why_not(before, None, anyway=True) == "she asked to be forgotten since: drop it"
+    assert desk.replays.why_not(after, None) is None
 
 
 def test_what_was_cut_or_settled_is_refused_and_only_the_latter_may_anyway(desk: Desk) -> None:
@@ -357,6 +360,35 @@ def test_the_first_open_letters_are_held_and_the_others_only_counted(desk: Desk)
         (third, b"newer", None),
     ]
     assert left == 1
+
+
+def test_letters_that_are_refused_do_not_stand_in_the_way_of_those_that_may(desk: Desk) -> None:
+    reason, user = f"so it was {uuid.uuid4().hex}", uuid.uuid4().hex
+    offsets = [next(OFFSETS) for _ in range(6)]
+    values = [b"bad", b"worse", *(orjson.dumps(click(user)) for _ in range(4))]
+    made = [
+        dead_letter(desk.clicks, 0, offset, key=user.encode(), value=value, headers=(), reason=reason)
+        for offset, value in zip(offsets, values, strict=True)
+    ]
+    publish(desk.settings, *made, made[2])
+    places = [Place(desk.clicks, 0, offset) for offset in offsets]
+    for replayed, more in ((places[2:4], 2), (places[4:], 0), ([], 0)):
+        done, left = desk.replays.replay_first([desk.clicks], reason=reason, most=2)
+        assert (done.replayed, [one.place for one in done.refused], left) == (replayed, places[:2], more)
+    assert len(records_of(desk.settings, desk.clicks, user.encode())) == 4
+    done, left = desk.replays.replay_first([desk.clicks], reason=reason, most=2, anyway=True)
+    assert (done.replayed, done.refused, left) == (places[:2], [], 0)
+
+
+def test_a_letter_that_the_broker_keeps_longer_than_its_time_is_no_more(desk: Desk) -> None:
+    reason = f"so it was {uuid.uuid4().hex}"
+    made = dead_letter(desk.clicks, 0, next(OFFSETS), key=b"k", value=b"{", headers=(), reason=reason)
+    publish(desk.settings, made)
+    short = desk.settings.model_copy(update={"topic_retention_days": 1e-9})
+    for settings, known in ((desk.settings, 1), (short, 0)):
+        replays = Replays(settings, desk.products, desk.users)
+        assert len(replays.held([desk.clicks], reason=reason)) == known
+        assert len(replays.first_open([desk.clicks], reason=reason, most=9)[0]) == known
 
 
 def test_what_the_broker_did_not_confirm_stays_open(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,8 +215,10 @@ def test_who_clicks_again_is_a_new_user_one_revision_above_the_mark(engine: Engi
         store.write([replace(again, revision=1)])
     store.write([again])
     assert store.read(["anna"]) == {"anna": again}
-    assert store.marks(["anna"]) == {}
-    assert store.counts() == {"users": 1, "forgotten": 0}
+    assert store.marks(["anna"]) == {"anna": Mark(1, {"t/0": 10})}, "letters of before the wish stay refused"
+    assert store.counts() == {"users": 1, "forgotten": 1}
+    store.write([], [forget("anna", 12)])
+    assert store.marks(["anna"]) == {"anna": Mark(2, {"t/0": 12})}
 
 
 def test_forgetting_and_clicking_again_fit_in_one_write(engine: Engine) -> None:

@@ -98,30 +98,38 @@ def letter_routes(board: LetterBoard, replays: Replays, access: Access) -> APIRo
     @routes.post("/replay", summary="Publish dead letters again", responses=answers(REPLAYED))
     def replay(which: Annotated[Replay, Body(openapi_examples=EXAMPLES)]) -> dict[str, Any]:
         """The raw bytes are on their topic again, under their key, with a header `replayed-from`, and confirmed; what
-        would turn back something newer is refused and stays open. At most 1,000 at once; `left` says how many more."""
-        held, left = chosen(which)
-        done = replays.replay(held, anyway=which.anyway)
-        refused = [{"place": str(one.place), "why": one.why} for one in done.refused]
+        would turn back something newer is refused and stays open. At most 1,000 at once: `left` says to how many more
+        it did not come, and `refused` names the first 1,000."""
+        if which.place is not None:
+            done, left = replays.replay(of_place(place_of(which.place)), anyway=which.anyway), 0
+        else:
+            done, left = replays.replay_first(
+                topics_of(which), reason=which.reason, most=AT_ONCE_MAX, anyway=which.anyway
+            )
+        refused = [{"place": str(one.place), "why": one.why} for one in done.refused[:AT_ONCE_MAX]]
         return {"replayed": [str(place) for place in done.replayed], "refused": refused, "left": left}
 
     @routes.post("/drop", summary="Drop dead letters", responses=answers({"dropped": [PLACE], "left": 0}))
     def drop(which: Annotated[Which, Body(openapi_examples=EXAMPLES)]) -> dict[str, Any]:
         """They are settled: nothing is published, and they are counted no more."""
-        held, left = chosen(which)
+        if which.place is not None:
+            held, left = of_place(place_of(which.place)), 0
+        else:
+            held, left = replays.first_open(topics_of(which), reason=which.reason, most=AT_ONCE_MAX)
         return {"dropped": [str(place) for place in replays.drop(held)], "left": left}
 
-    def chosen(which: Which) -> tuple[list[tuple[DeadLetter, Settled | None]], int]:
-        """The open letters of these, and of one place it alone, open or not; and how many are more."""
-        place = place_of(which.place) if which.place is not None else None
+    def topics_of(which: Which) -> list[str]:
         topics = replays.topics()
-        if place is not None:
-            return _of_place(place, topics), 0
-        if which.topic is not None:
-            topics = [topic for topic in topics if topic == which.topic]
-        return replays.first_open(topics, reason=which.reason, most=AT_ONCE_MAX)
+        if which.topic is None:
+            return topics
+        if which.topic not in topics:
+            known = ", ".join(sorted(topics)) or "none yet"
+            raise HTTPException(404, f"no dead letters are kept of {which.topic!r}: there are those of {known}")
+        return [which.topic]
 
-    def _of_place(place: Place, topics: list[str]) -> list[tuple[DeadLetter, Settled | None]]:
-        held = replays.held([], place=place) if place.topic in topics else []
+    def of_place(place: Place) -> list[tuple[DeadLetter, Settled | None]]:
+        """Of one place, open or not."""
+        held = replays.held([], place=place) if place.topic in replays.topics() else []
         if not held:
             raise HTTPException(404, f"no dead letter is kept of {place}: it is no letter's, or was kept long enough")
         return held
