@@ -137,6 +137,8 @@ class ExperimentStore:
                     raise ExperimentRefused(f"the name {name} was used, its counts are kept: give it another one")
             made = ExperimentRow(name, document, now)
             values = {"name": name, "document": document, "started_at": now, "stopped_at": None}
+            # Of one that was removed a worker may have written counts behind that.
+            connection.execute(delete(experiment_users).where(experiment_users.c.experiment == name))
             connection.execute(insert(experiments), values)
             return Started(made)
 

@@ -32,7 +32,8 @@ RATES = {
 SPLIT_WARNING = (
     "the split is off (sample ratio mismatch, p = {p:.1g}): believe nothing below until it is known why. Look for "
     "users that one variant loses or gains: an error or a delay in one of them, robots, a shop that publishes the "
-    "clicks of one part of its users only; and whether the weights are those of the file"
+    "clicks of one part of its users only; whether the weights are those of the file; and, where lists are asked for "
+    "over HTTP, whether one variant brings more people to do anything at all: a user counts from her first event"
 )
 NOT_FROM_LISTS = (
     "no event is of a list of this experiment: does the shop send the list's own list_id with the clicks on its items?"

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
-from streams.rules import Pin, RuleSet
+from streams.rules import BLOCKS_ALONE, Block, Pin, Rule, RuleSet
 
 
 def doubts(rules: RuleSet, now: float, products: Iterable[Mapping[str, Any]] | None) -> Iterator[str]:
@@ -19,13 +19,22 @@ def doubts(rules: RuleSet, now: float, products: Iterable[Mapping[str, Any]] | N
             yield f"{name}: its time is over since {rule.until.isoformat()}"
         else:
             alive[name] = rule
+        if not isinstance(rule, Block) and (idle := BLOCKS_ALONE.intersection(rule.scenarios)):
+            yield f"{name}: in {', '.join(sorted(idle))} it does nothing: those lists obey blocks alone"
     pins = [(name, rule) for name, rule in alive.items() if isinstance(rule, Pin)]
     for (name, rule), (other, second) in combinations(pins, 2):
-        apart = rule.scenarios and second.scenarios and set(rule.scenarios).isdisjoint(second.scenarios)
-        if rule.position == second.position and not apart:
+        if rule.position == second.position and not _never_meet(rule, second):
             yield f"{other}: {name} has position {rule.position} already, so its products stand behind those"
     if products is not None:
         yield from _unknown(rules, products)
+
+
+def _never_meet(one: Rule, other: Rule) -> bool:
+    """True if no list obeys both."""
+    if one.scenarios and other.scenarios and set(one.scenarios).isdisjoint(other.scenarios):
+        return True
+    spans = ((one.until, other.since), (other.until, one.since))
+    return any(until is not None and since is not None and until <= since for until, since in spans)
 
 
 def _unknown(rules: RuleSet, products: Iterable[Mapping[str, Any]]) -> Iterator[str]:

@@ -4,11 +4,12 @@ A rule never overrides what may not be listed: what is sold out, deleted, or had
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationInfo,
@@ -21,12 +22,24 @@ from store.conditions import Conditions
 from streams.events import Id
 
 DEFAULT_SCENARIO = "default"  # of the lists on the topic, and of those that are asked for without one
+BLOCKS_ALONE = frozenset({"similar", "across-brands", "related", "trending", "new"})  # there other rules do nothing
 WITHOUT_NUL = r"^[^\x00]+$"  # no reader takes a record with one
 RULES_MAX = 500
 LIST_MAX = 200  # the longest list there is
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=WITHOUT_NUL)]
 Text = Annotated[str, Field(min_length=1, max_length=1_000, pattern=WITHOUT_NUL)]
 ProductId = Annotated[Id, Field(pattern=WITHOUT_NUL)]
+
+
+def _moment(told: Any) -> Any:
+    """A text as the time that it names: JSON has nothing else for it, nor has YAML within quotes."""
+    try:
+        return datetime.fromisoformat(told) if isinstance(told, str) else told
+    except ValueError:
+        return told
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]
 
 
 class _Rule(BaseModel):
@@ -37,8 +50,8 @@ class _Rule(BaseModel):
     scenarios: Annotated[
         list[Name], Field(max_length=20, description="in lists of these alone; none: in every list")
     ] = []
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
 
     @field_validator("until")
     @classmethod

@@ -105,6 +105,9 @@ def test_what_is_removed_is_gone_with_its_counts_and_what_runs_stays(engine: Eng
     assert (store.all(), store.sums("try"), len(store.of_user("ann"))) == ([], {}, 1)
     with pytest.raises(ExperimentRefused, match="there is no experiment try"):
         store.remove("try")
+    users.write([replace(ROW, revision=2, offsets={"t/0": 7})], counted=[ANN])  # of a worker that had not heard of it
+    store.start("try", '{"other": 1}', 300.0)
+    assert store.sums("try") == {}
 
 
 # --- the role ----------------------------------------------------------------------------------------------------

@@ -160,8 +160,9 @@ def test_what_is_applied_is_obeyed_by_lists_on_the_topic_and_by_the_api_and_leav
             "action": "block",
             "products": ["cup"],
         }
-        file.write_text(rules("show").stdout)
-        assert rules("apply", file).stdout == "3 rules, of which 3 hold now; before, there were 3\n"
+        for shown in (rules("show"), rules("show", "--json")):
+            file.write_text(shown.stdout)
+            assert rules("apply", file).stdout == "3 rules, of which 3 hold now; before, there were 3\n"
         assert rules("clear").stdout == "no rules any more; before, there were 3\n"
         with contextlib.closing(Broker(settings).sync_producer()) as producer:
             producer.send(names.user_clicks, key=b"ann", value=click("tea", event_id="e2")).get(10)
@@ -190,11 +191,15 @@ def test_the_guide_s_example_can_be_applied_and_doubts_are_told(
         "  two: {action: pin, products: [lamp-8], position: 2}\n"
         "  there: {action: pin, products: [lamp-7], position: 2, scenarios: [cart]}\n"
         "  here: {action: block, category: Lamp, attributes: {season: winter, colour: red}, scenarios: [home]}\n"
+        "  may: {action: pin, products: [lamp-7], position: 3, until: 2099-06-01T00:00:00Z}\n"
+        '  june: {action: pin, products: [lamp-7], position: 3, since: "2099-06-01T00:00:00Z"}\n'
+        "  idle: {action: boost, brand: Lumiska, factor: 2, scenarios: [trending, new, home]}\n"
     )
     result = rules("check", file)
     assert result.exit_code == 0
     assert result.stderr.splitlines() == [
         f"{file}: over: its time is over since 2026-01-01T00:00:00+00:00",
+        f"{file}: idle: in new, trending it does nothing: those lists obey blocks alone",
         f"{file}: two: one has position 2 already, so its products stand behind those",
         f"{file}: there: one has position 2 already, so its products stand behind those",
         f"{file}: there: two has position 2 already, so its products stand behind those",
@@ -202,7 +207,7 @@ def test_the_guide_s_example_can_be_applied_and_doubts_are_told(
         f"{file}: here: the shop has no category 'Lamp'",
         f"{file}: here: the shop has no attribute 'colour: red'",
     ]
-    assert result.stdout == f"{file} can be applied: 5 rules, of which 4 hold now\n"
+    assert result.stdout == f"{file} can be applied: 8 rules, of which 6 hold now\n"
 
 
 @pytest.mark.usefixtures("names")
