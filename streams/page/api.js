@@ -1,5 +1,8 @@
 // Asking Freshet: JSON over /v1 with the tab's key, if one is needed, and events as they come.
 
+const SENT_MAX_BYTES = 2_000_000; // of a picture as it is
+const SENT_MAX_PIXELS = 1_600; // of the longer side of a larger one
+
 const keyed = () => {
   const key = sessionStorage.getItem("freshet-key");
   return key ? { Authorization: `Bearer ${key}` } : {};
@@ -91,12 +94,25 @@ export function newId() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** A file's bytes in base64. */
-export function inBase64(file) {
+/** A picture's bytes in base64; of a large one those of a smaller one. */
+export async function inBase64(picture) {
+  const sent = picture.size > SENT_MAX_BYTES ? await smaller(picture) : picture;
   return new Promise((done, failed) => {
     const reader = new FileReader();
     reader.onload = () => done(reader.result.slice(reader.result.indexOf(",") + 1));
-    reader.onerror = () => failed(new Error(`${file.name} cannot be read`));
-    reader.readAsDataURL(file);
+    reader.onerror = () => failed(new Error(`${picture.name} cannot be read`));
+    reader.readAsDataURL(sent);
   });
+}
+
+async function smaller(picture) {
+  try {
+    const whole = await createImageBitmap(picture);
+    const scale = Math.min(1, SENT_MAX_PIXELS / Math.max(whole.width, whole.height));
+    const canvas = new OffscreenCanvas(Math.round(whole.width * scale), Math.round(whole.height * scale));
+    canvas.getContext("2d").drawImage(whole, 0, 0, canvas.width, canvas.height);
+    return await canvas.convertToBlob({ type: "image/jpeg", quality: 0.9 });
+  } catch {
+    return picture; // which the browser cannot read: Freshet says what is wrong with it
+  }
 }

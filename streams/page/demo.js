@@ -61,8 +61,18 @@ function take(chosen) {
   if (!$("own-title").value) $("own-title").focus();
 }
 
+let isPublishing = false;
+
 async function publish() {
-  const body = { title: $("own-title").value.trim() };
+  if (isPublishing) return;
+  $("own-title").value = $("own-title").value.trim();
+  if (!$("own-title").reportValidity()) return;
+  isPublishing = true;
+  await published().finally(() => (isPublishing = false));
+}
+
+async function published() {
+  const body = { title: $("own-title").value };
   if ($("own-price").value) body.price = Number($("own-price").value);
   if (file) body.picture = await inBase64(file);
   say("Publishing it");

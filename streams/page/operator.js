@@ -13,6 +13,9 @@ const HOPS = [ // role, how the names of its details begin, and what they time
   ["catalog", "update_to_offer", "from an update to the offer on its topic"],
 ];
 const $ = (id) => document.getElementById(id);
+const drawn = new Map(); // by what was asked, the answer that is shown
+const refusals = new Map(); // of letters, by topic and reason: why they were not replayed
+let openLetters = null;
 const number = (value, digits = 0) =>
   value === null || value === undefined ? "–" : value.toLocaleString(undefined, { maximumFractionDigits: digits });
 
@@ -32,7 +35,7 @@ function figures(status) {
     "users": number(stores.users?.users),
     "waiting, of all roles": number(Object.values(roles).reduce((sum, role) => sum + (role.lag ?? 0), 0)),
     "age of the factors, s": number(status.factors_age_s, 1),
-    "dead letters": number(status.dead_letters),
+    "open dead letters": number(openLetters),
   };
   $("figures").replaceChildren(...Object.entries(shown).map(([name, value]) => element(
     "div", {}, element("dt", {}, name), element("dd", {}, value),
@@ -45,13 +48,13 @@ function freshness(status) {
     const value = status.roles[role]?.details?.[name];
     return value === undefined ? "–" : seconds(value);
   };
-  const columns = [["of the last five minutes"], ["half within", "number"], ["99 % within", "number"]];
+  const columns = [["of the last five minutes, or since the role began"], ["half within", "number"], ["99 % within", "number"]];
   table($("freshness"), columns, HOPS.map(([role, name, what]) => [what, told(role, `${name}_p50_s`), told(role, `${name}_p99_s`)]));
 }
 
 function roles(status) {
   const columns = [["role"], ["state"], ["workers", "number"], ["events", "number"], ["a second", "number"],
-    ["waiting", "number"], ["oldest, s", "number"], ["dead letters", "number"], ["waits for"]];
+    ["waiting", "number"], ["oldest, s", "number"], ["given up since it began", "number"], ["waits for"]];
   table($("roles"), columns, Object.entries(status.roles).map(([name, role]) => [
     name, element("span", { className: role.alive ? "" : "wrong" }, role.state), number(role.workers), number(role.events),
     number(role.events_per_s, 1), number(role.lag), number(role.oldest_unprocessed_s, 1), number(role.dead_letters), role.reason,
@@ -59,31 +62,69 @@ function roles(status) {
   $("notes").replaceChildren(...status.notes.map((note) => element("li", {}, note)));
 }
 
-/** Draws the answer, if there is one. */
-async function draw(path, query, drawn) {
+/** Draws the answer, if there is one, and another one than is shown: who is about to press a button there may. */
+async function draw(path, query, drawing) {
   const answer = await attempt(path, () => ask(path, query));
-  if (answer && answer !== STARTING) drawn(answer);
+  if (!answer || answer === STARTING) return;
+  const told = JSON.stringify(answer);
+  if (drawn.get(path) === told) return;
+  drawn.set(path, told);
+  const focused = document.activeElement.dataset.key;
+  drawing(answer);
+  if (focused) [...document.querySelectorAll("[data-key]")].find(({ dataset }) => dataset.key === focused)?.focus();
 }
 
 async function look() {
   if (!document.hidden) {
-    await draw("/v1/status", {}, (status) => { figures(status); freshness(status); roles(status); });
     await draw("/v1/dead-letters", {}, letters);
+    await draw("/v1/status", {}, (status) => { figures(status); freshness(status); roles(status); });
   }
   setTimeout(look, EVERY_MS);
 }
 
-function letters({ reasons }) {
+function letters({ open, reasons }) {
+  openLetters = open;
   const columns = [["topic"], ["reason"], ["letters", "number"], [""]];
-  table($("letters"), columns, reasons.map(({ topic, reason, open }) => {
-    const replay = element("button", { type: "button" }, "Replay");
-    replay.addEventListener("click", () => draw(
-      "/v1/dead-letters/replay", { body: { topic, reason } },
-      (done) => tell(`${done.replayed.length} replayed, ${done.refused.length} refused: ${done.refused[0]?.why ?? reason}`),
-    ));
-    return [topic, reason, number(open), replay];
-  }));
+  table($("letters"), columns, reasons.map((kind) => [kind.topic, reasonOf(kind), number(kind.open), buttonsOf(kind)]));
   if (!reasons.length) $("letters").append(element("caption", { className: "faint" }, "none: everything could be used"));
+}
+
+/** Why they were given up, the newest of them, and why they were not replayed. */
+function reasonOf({ topic, reason, newest }) {
+  const lines = newest.map(({ place, key, at }) => element("li", {}, `${key ?? "no key"} · ${at} · ${place}`));
+  const told = element("div", {}, reason, element("ul", { className: "faint" }, ...lines));
+  const refused = refusals.get(topic + reason);
+  if (refused) told.append(element("p", { className: "wrong" }, refused));
+  return told;
+}
+
+function buttonsOf({ topic, reason, open }) {
+  const settle = async (what, body, say) => {
+    const path = `/v1/dead-letters/${what}`;
+    const done = await attempt(path, () => ask(path, { body: { topic, reason, ...body } }));
+    if (!done || done === STARTING) return;
+    say(done);
+    drawn.delete("/v1/dead-letters");
+    draw("/v1/dead-letters", {}, letters);
+  };
+  const replay = (anyway) => settle("replay", { anyway }, ({ replayed, refused }) => {
+    tell(`${replayed.length} replayed, ${refused.length} refused`);
+    if (refused.length) refusals.set(topic + reason, `${refused.length} not replayed: ${refused[0].why}`);
+    else refusals.delete(topic + reason);
+  });
+  const drop = () => {
+    if (confirm(`Drop ${open} of ${topic}? Nothing is published, and they are counted no more.`)) {
+      settle("drop", {}, ({ dropped }) => tell(`${dropped.length} dropped`));
+    }
+  };
+  const deeds = [["Replay", () => replay(false)], ["Drop", drop]];
+  if (refusals.has(topic + reason)) deeds.splice(1, 0, ["Replay anyway", () => replay(true)]);
+  return element("div", { className: "row" }, ...deeds.map(([label, pressed]) => {
+    const button = element("button", { type: "button" }, label);
+    button.dataset.key = `${label} ${topic} ${reason}`;
+    button.addEventListener("click", pressed);
+    return button;
+  }));
 }
 
 let isDue = false;
@@ -99,6 +140,7 @@ function products() {
     $("new-count").textContent = count ? `${number(count)} came, ${number(clicked)} of them were clicked` : "none came";
     $("new").replaceChildren(...items.map((item) => {
       const made = card(item, () => (location.href = `/#/p/${encodeURIComponent(item.product_id)}`));
+      made.firstChild.dataset.key = item.product_id;
       made.querySelector("span").append(element("br"), element("small", { className: "first" }, firstClick(item)));
       return made;
     }));

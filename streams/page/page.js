@@ -29,6 +29,9 @@ export function element(name, properties = {}, ...children) {
   return made;
 }
 
+/** Which products these are, and in which order. */
+export const ids = ({ items }) => items.map((item) => item.product_id).join("\n");
+
 /** A price as the browser's language writes it; empty where there is none. */
 export function priced(offer) {
   if (!offer?.price) return "";
@@ -47,8 +50,10 @@ export function tell(what, kind = "") {
 
 /** A product's picture, or a sign that it has none. */
 export function picture(item) {
+  const none = element("div", { className: "none", ariaHidden: "true" }, "▧");
+  if (item.offer && !item.offer.image_link) return none;
   const image = element("img", { alt: "", loading: "lazy", width: 200, height: 200, title: item.title ?? "" });
-  image.addEventListener("error", () => image.replaceWith(element("div", { className: "none", ariaHidden: "true" }, "▧")));
+  image.addEventListener("error", () => image.replaceWith(none));
   image.addEventListener("load", () => image.src.startsWith("blob:") && URL.revokeObjectURL(image.src));
   pictureOf(item.product_id, item.offer?.image_link).then((source) => (image.src = source), () => image.dispatchEvent(new Event("error")));
   return image;

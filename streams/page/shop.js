@@ -1,33 +1,31 @@
 // The shop: search, products, and a list that is refreshed by the click that was made on it.
 
-import { ask, follow, inBase64, newId, pictureFile } from "./api.js";
+import { ask, inBase64, newId, pictureFile } from "./api.js";
 import { demo } from "./demo.js";
-import { attempt, card, element, picture, priced, STARTING, tell } from "./page.js";
+import { click, holds, isShort as isListShort, listen, refresh, user } from "./list.js";
+import { attempt, card, element, ids, picture, priced, STARTING, tell } from "./page.js";
 import { watch } from "./strip.js";
 
+const TITLE = document.title;
 const SHOWN = 24;
-const LISTED = 12;
-const CAUSES = { click: "a click", push: "a new product", retraction: "something sold out" };
 const SAMPLES = 4;
 const AGAIN_MS = 1500; // while Freshet starts
-const LATE_MS = 2500; // a list that comes later is spoken of
+const DONE_MS = 1500; // that a button says so
 const $ = (id) => document.getElementById(id);
-const user = sessionStorage.getItem("freshet-user") ?? `guest-${newId().slice(0, 8)}`;
-sessionStorage.setItem("freshet-user", user);
-const mine = `/v1/users/${encodeURIComponent(user)}`;
-const clicked = new Map(); // event id -> when it was sent, of clicks whose list has not come
-let listed = null; // the newest list
 let counter = null; // in a demo, what its visitor does behind the counter
 const cameFrom = new Map(); // product -> { list_id, position } of the list that it was opened from, if it was
 let opened = null; // the product that is looked at: { id, from, isListable, draw }
 let photo = null; // that is searched by
+const photos = new Map(); // by the last part of their searches' address, which no reload brings back
+let isShort = false; // what is shown could be longer
+let isFilling = false; // that is looked after already
 let asked = 0; // questions so far: an answer that comes after a later question is not shown
 
 // --- products ---
 
-function show(list, items, from) {
-  list.replaceChildren(...items.map((item) => card(item, () => visit(item.product_id, from))));
-  if (!items.length) list.append(element("li", { className: "faint" }, "nothing yet"));
+function show(list, items, nothing = "nothing yet") {
+  list.replaceChildren(...items.map((item) => card(item, () => visit(item.product_id))));
+  if (!items.length) list.append(element("li", { className: "faint" }, nothing));
 }
 
 function visit(productId, from) {
@@ -46,13 +44,15 @@ function open(hash) {
 
 async function start() {
   leave();
+  lookedFor();
+  $("words").value = "";
   $("welcome").hidden = false;
   const question = () => ask("/v1/trending", { limit: SHOWN });
   let answer = await found("Rising now", question);
   let shown = answer;
   while (answer) { // a shop that has just opened fills while one looks on
     if ($("samples").hidden) samples(answer.items);
-    if (answer.items.length && (listed?.items.length ?? 0) < LISTED) refresh();
+    if (answer.items.length && isListShort()) refresh();
     if (answer.items.length >= SHOWN) return;
     const turn = asked;
     await pause(2 * AGAIN_MS);
@@ -62,13 +62,24 @@ async function start() {
   }
 }
 
+/** A shop that has just opened fills, also while one looks at what was found, or at an empty list. */
+async function fill() {
+  if (isFilling || !(isShort || isListShort())) return;
+  isFilling = true;
+  await pause(2 * AGAIN_MS);
+  isFilling = false;
+  if (isShort) go();
+  refresh();
+}
+
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
-const ids = ({ items }) => items.map((item) => item.product_id).join("\n");
 
 /** Nothing is opened any more. */
 function leave() {
   $("product").hidden = true;
+  $("taste").hidden = true;
   opened = null;
+  document.title = TITLE;
 }
 
 /** Pictures to search by, for who has none at hand. */
@@ -89,14 +100,16 @@ function samples(items) {
 async function found(title, question) {
   $("found-title").textContent = title;
   $("found").ariaBusy = "true"; // what stands there was found before
+  $("found-note").hidden = true;
+  isShort = false;
   const answer = await latest(question);
-  if (!answer) return null;
+  if (answer === undefined) return null;
   $("found").ariaBusy = "false";
-  show($("found"), answer.items);
+  show($("found"), answer?.items ?? [], answer ? "nothing found" : "no answer");
   return answer;
 }
 
-/** The answer, waited for while Freshet starts; null if there is none, or something else was asked meanwhile. */
+/** The answer, waited for while Freshet starts; null if there is none, undefined if something else was asked meanwhile. */
 async function latest(question) {
   const turn = ++asked;
   let answer = await attempt("shown", question);
@@ -104,21 +117,41 @@ async function latest(question) {
     await pause(AGAIN_MS);
     answer = await attempt("shown", question);
   }
-  return turn === asked && answer !== STARTING ? answer : null;
+  return turn === asked && answer !== STARTING ? answer : undefined;
 }
 
-async function search(words, file) {
-  history.replaceState(null, "", "#/"); // what is found is no product's page
+/** The address of what these words find, and this picture. */
+function search(words, file) {
+  if (!words && !file) return open("#/");
+  const key = file ? newId() : "";
+  if (file) photos.set(key, file);
+  open(`#/s/${encodeURIComponent(words)}${file ? `/${key}` : ""}`);
+}
+
+async function lookFor(words, file) {
   leave();
   lookedFor(file);
-  if (!words && !file) return start();
+  $("words").value = words;
   $("welcome").hidden = true;
   scrollTo({ top: 0 });
   const began = performance.now();
-  const body = { q: words, limit: SHOWN, user };
-  if (file) body.picture = await inBase64(file);
-  const answer = await found(words ? `“${words}”` : "Like your picture", () => ask("/v1/search", { body }));
-  if (answer) tell(`${answer.items.length} found in ${Math.round(performance.now() - began)} ms`);
+  const title = words ? `“${words}”` : "Like your picture";
+  $("taste").hidden = false;
+  document.title = `${title} · Freshet`;
+  const answer = await found(title, async () => {
+    const body = { q: words, limit: SHOWN };
+    if ($("by-taste").checked) body.user = user;
+    if (file) body.picture = await inBase64(file);
+    return ask("/v1/search", { body });
+  });
+  if (!answer) return;
+  isShort = !answer.items.length;
+  const corrected = Object.entries(answer.corrected).map(([word, taken]) => `“${word}” was read as ${taken.join(", ")}`);
+  const unknown = answer.unknown.length ? [`no product says ${answer.unknown.join(", ")}: these come near what it means`] : [];
+  $("found-note").textContent = [...corrected, ...unknown].join("; ");
+  $("found-note").hidden = !$("found-note").textContent;
+  const count = answer.items.length === SHOWN ? `the best ${SHOWN}` : answer.items.length;
+  tell(`${count} found in ${Math.round(performance.now() - began)} ms`);
 }
 
 function lookedFor(file) {
@@ -138,7 +171,9 @@ async function product(productId) {
   const place = $("product");
   const path = `/v1/products/${encodeURIComponent(productId)}`;
   const offer = await latest(() => ask(`${path}/offer`));
+  if (offer === null) leave();
   if (!offer) return;
+  document.title = `${offer.title} · Freshet`;
   const stock = element("p");
   const buttons = element("div", { className: "buttons" });
   opened = { id: productId, from: cameFrom.get(productId), isListable: offer.listable, draw(isListable) {
@@ -147,7 +182,11 @@ async function product(productId) {
     stock.textContent = isListable ? "in stock" : "sold out";
     const deeds = [["add_to_cart", "Into the cart"], ["purchase", "Buy"]].map(([event, label], at) => {
       const button = element("button", { type: "button", className: at ? "" : "main", disabled: !isListable }, label);
-      button.addEventListener("click", () => click(productId, event, this.from));
+      button.addEventListener("click", async () => {
+        if (!(await click(productId, event, this.from))) return;
+        button.textContent = `✓ ${label}`;
+        setTimeout(() => (button.textContent = label), DONE_MS);
+      });
       return button;
     });
     const focused = [...buttons.children].indexOf(document.activeElement);
@@ -178,56 +217,22 @@ async function product(productId) {
   }
 }
 
-// --- your list ---
-
-async function click(productId, event, from = {}) {
-  const eventId = newId();
-  clicked.set(eventId, performance.now());
-  setTimeout(() => clicked.has(eventId) && ($("you").textContent = `${user}, your click waits for its list`), LATE_MS);
-  const made = { event_id: eventId, user_id: user, product_id: productId, event };
-  if (from.position !== undefined) Object.assign(made, { list_id: from.list_id, position: from.position });
-  await attempt("click", () => ask("/v1/events/clicks", { body: { ...made, occurred_at: new Date().toISOString() } }));
-}
-
-/** Her list as of now: who has not clicked gets none by herself. */
-async function refresh() {
-  const list = await attempt("yours", () => ask(`${mine}/recommendations`, { limit: LISTED }));
-  if (list && list !== STARTING && (!listed || ids(list) !== ids(listed))) yours(list);
-}
-
-/** Why an item stands in the list, and how many milliseconds after the click that tells so. */
-const because = ({ reason, rules = [], took }) =>
-  [reason, ...rules.map((name) => `by the rule “${name}”`), ...(took ? [`${took}\u00a0ms`] : [])].join(" · ");
-
-function yours(list) {
-  const before = new Map((listed?.items ?? []).map((item) => [item.product_id, item]));
-  listed = list;
-  const sent = (list.event_ids ?? []).map((id) => clicked.get(id)).filter(Boolean);
-  (list.event_ids ?? []).forEach((id) => clicked.delete(id));
-  const took = sent.length ? Math.round(performance.now() - Math.max(...sent)) : null;
-  const why = CAUSES[list.cause];
-  const when = took !== null ? `${took} ms after your click` : why ? `after ${why}` : "as of now";
-  $("you").textContent = `${user}, ${when}`;
-  if (why && took === null) tell(`your list came ${when}`);
-  for (const item of list.items) {
-    const known = before.get(item.product_id);
-    item.took = (known?.reason === item.reason && known.took) || took;
-  }
-  $("yours").replaceChildren(...list.items.slice(0, LISTED).map((item, at) => {
-    const button = element("button", { type: "button" }, picture(item), element(
-      "span", {}, item.title ?? item.product_id, element("br"), element("small", { className: "faint" }, because(item)),
-    ));
-    button.addEventListener("click", () => visit(item.product_id, { list_id: list.list_id, position: at }));
-    return element("li", { className: before.size && !before.has(item.product_id) ? "new" : "" }, button);
-  }));
-}
-
 // --- the page ---
 
 function go() {
-  const [, kind, id] = location.hash.match(/^#\/(p)\/(.+)$/) ?? [];
-  if (kind) product(decodeURIComponent(id));
+  const [kind, first = "", second] = location.hash.slice(2).split("/").map(decoded);
+  const file = photos.get(second);
+  if (kind === "p" && first) product(first);
+  else if (kind === "s" && (first || file)) lookFor(first, file);
   else start();
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text; // written by hand
+  }
 }
 
 const isForPublication = (event) => Boolean(counter?.take && event.target.closest?.("#publish"));
@@ -235,10 +240,11 @@ const isForPublication = (event) => Boolean(counter?.take && event.target.closes
 /** What happened, as far as it shows in what stands here. */
 function happened(one) {
   counter?.happened(one);
+  if (one.kind === "indexed") fill();
   if (one.kind !== "sold_out" && one.kind !== "restored") return;
   const isListable = one.kind === "restored";
   if (opened?.id === one.product_id) opened.draw(isListable);
-  if (!isListable && listed?.items.some((item) => item.product_id === one.product_id)) refresh();
+  if (!isListable && holds(one.product_id)) refresh();
   for (const item of document.querySelectorAll("main .products li")) {
     if (item.dataset.product === one.product_id) item.classList.toggle("gone", !isListable);
   }
@@ -274,11 +280,10 @@ document.addEventListener("paste", (event) => {
 for (const link of document.querySelectorAll('a[href="#/"]')) {
   link.addEventListener("click", (event) => {
     event.preventDefault();
-    $("search").reset();
-    lookedFor();
     open("#/");
   });
 }
+$("by-taste").addEventListener("change", go);
 addEventListener("hashchange", go);
 demo({ visit, search }).then((there) => {
   counter = there;
@@ -286,4 +291,4 @@ demo({ visit, search }).then((there) => {
 });
 go();
 watch(user, happened);
-follow(`${mine}/recommendations/stream`, yours, new AbortController().signal);
+listen(visit);

@@ -38,7 +38,7 @@ export function watch(user, happened) {
     for (const one of of("worker")) tell(`${WHERE[one.role] ?? one.role} ${one.what}`, one.what === "started" ? "" : "worker");
     const own = (one) => user && one.user === user;
     for (const one of of("click").filter(own)) tell([`you ${DEEDS[one.event] ?? "clicked"} `, link(one)], "own");
-    for (const one of of("list").filter(own)) if (one.took_ms !== null) tell(`your list was made in ${one.took_ms} ms`, "own");
+    for (const one of of("list").filter(own)) if (one.took_ms !== null) tell(`your list was made in ${seconds(one.took_ms / 1000)}`, "own");
     pulse(of("click").filter((one) => !own(one)), of("list").filter((one) => !own(one) && one.took_ms !== null));
   }
 

@@ -180,21 +180,21 @@ def test_words_find_products_and_a_click_changes_the_list_without_a_reload(shop:
     page.locator("#found .card").first.click()
     page.wait_for_selector("#product-title")
     assert page.inner_text("#product-title") == wanted["title"]
-    page.wait_for_function("() => /ms after your click/.test(document.getElementById('you').textContent)")
+    page.wait_for_function("() => /s after your click/.test(document.getElementById('you').textContent)")
     after = titles(page, "#yours")
     assert after != before
     assert page.evaluate("() => window.isTheSamePage"), "it was loaded again"
     assert page.inner_text("#problem") == ""
     reasons = page.locator("#yours small").all_inner_texts()
     assert any(wanted["title"] in reason for reason in reasons), reasons
-    assert all(re.search(r" · \d+\sms$", reason) for reason in reasons if wanted["title"] in reason), reasons
+    assert all(re.search(r" · [\d.]+\sm?s$", reason) for reason in reasons if wanted["title"] in reason), reasons
     page.wait_for_function("() => [...document.querySelectorAll('.one img')].every(image => image.naturalWidth > 0)")
     keep(page, "product")
 
 
 def test_what_is_bought_out_of_a_list_says_so_and_nothing_else_does(page: Any) -> None:
     page.locator("#found .card").first.click()
-    page.wait_for_function("() => /ms after your click/.test(document.getElementById('you').textContent)")
+    page.wait_for_function("() => /s after your click/.test(document.getElementById('you').textContent)")
 
     def clicked(press: Callable[[], None]) -> dict[str, Any]:
         with page.expect_request("**/v1/events/clicks") as asked:
@@ -268,7 +268,7 @@ def test_a_shop_that_has_just_opened_fills_and_what_sells_out_leaves_a_list_with
 
 def test_what_sells_out_disappears_from_the_list(shop: Staged, page: Any) -> None:
     page.locator("#found .card").first.click()  # from now on she is somebody with a list
-    page.wait_for_function("() => /ms after your click/.test(document.getElementById('you').textContent)")
+    page.wait_for_function("() => /s after your click/.test(document.getElementById('you').textContent)")
     gone = titles(page, "#yours")[0]
     product_id = next(product["product_id"] for product in shop.products if product["title"] == gone)
     shop.publish({"op": "patch", "product_id": product_id, "availability": "out_of_stock"})
@@ -336,7 +336,7 @@ def test_an_own_product_waits_while_the_encoder_is_stopped_and_is_found_by_its_p
     page.set_input_files("#own-picture", tmp_path / "mug.png")
     page.fill("#own-title", "My purple mug")
     page.fill("#own-price", "9.5")
-    page.click("#publish button.main")
+    page.dblclick("#publish button.main")
     page.wait_for_selector("#published:has-text('it waits for the encoder')")
     page.wait_for_selector(f"{encoder} output:text('stopped, 1 waiting')")
     page.wait_for_selector("#happened li:has-text('the encoder stopped')")
@@ -350,6 +350,7 @@ def test_an_own_product_waits_while_the_encoder_is_stopped_and_is_found_by_its_p
     keep(page, "own-product")
     page.click("#published button:text('Search with its photo')")
     page.wait_for_function("() => document.querySelector('#found .card span')?.innerText.startsWith('My purple mug')")
+    assert page.locator("#found .card:has-text('My purple mug')").count() == 1, "pressed twice, published once"
     keep(page, "found-by-own-picture")
 
 
@@ -392,6 +393,59 @@ def test_a_product_can_be_opened_again_after_a_search(shop: Staged, page: Any) -
     assert not page.is_visible("#product")
 
 
+def test_a_search_has_an_address_that_back_and_reload_know(page: Any) -> None:
+    def is_found(title: str) -> None:
+        page.wait_for_function("title => document.getElementById('found-title').textContent === title", arg=title)
+        page.wait_for_selector("#found:not([aria-busy=true]) .card")
+
+    page.fill("#words", "lamp")
+    page.press("#words", "Enter")
+    is_found("“lamp”")
+    page.locator("#found .card").first.click()
+    page.wait_for_selector("#product-title")
+    assert page.title().startswith(page.inner_text("#product-title"))
+    page.go_back()
+    page.wait_for_selector("#product", state="hidden")
+    page.reload()
+    is_found("“lamp”")
+    assert page.input_value("#words") == "lamp"
+    page.go_back()
+    is_found("Rising now")
+    assert page.input_value("#words") == ""
+    page.locator("#found .card").first.click()
+    page.wait_for_selector("#product-title")
+    page.evaluate("() => (location.hash = '#/p/nothing%E0')")
+    page.wait_for_selector("#problem:not([hidden])")
+    assert not page.is_visible("#product"), "not the product of before"
+
+
+def test_what_is_found_is_by_the_words_and_by_taste_where_that_is_wanted(shop: Staged, page: Any) -> None:
+    with page.expect_request("**/v1/search") as plain:
+        page.fill("#words", f"zzyzx {shop.products[0]['title']}")
+        page.press("#words", "Enter")
+    assert "user" not in plain.value.post_data_json
+    page.wait_for_selector("#found-note:has-text('no product says zzyzx')")
+    with page.expect_request("**/v1/search") as by_taste:
+        page.check("#by-taste")
+    assert by_taste.value.post_data_json["user"].startswith("guest-")
+
+
+def test_the_operator_replays_and_drops_dead_letters(shop: Staged, page: Any) -> None:
+    shop.ask("/v1/events/catalog", {"op": "patch", "product_id": "nobodys", "title": "Cup"})
+    page.goto(f"http://127.0.0.1:{shop.settings.api_port}/operator")
+    page.click("#letters button:text-is('Replay')")
+    page.wait_for_selector("#letters .wrong:has-text('1 not replayed: product')")
+    assert "nobodys" in page.inner_text("#letters li")
+    assert page.evaluate("() => document.activeElement.textContent") == "Replay", "the keyboard stays there"
+    assert page.is_visible("#letters button:text('Replay anyway')")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('#figures div')].some(one => one.innerText === 'open dead letters\\n1')"
+    )
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.click("#letters button:text('Drop')")
+    page.wait_for_selector("#letters caption:has-text('none')")
+
+
 def test_where_keys_are_needed_the_page_asks_for_one_that_suffices(shop: Staged, browser: Any) -> None:
     keys = KeyStore(open_database(None, shop.settings.home, "products", shop.settings.namespace))
     reads, both = keys.make("reads", ["read"]), keys.make("shop", ["read", "write"])
@@ -411,7 +465,7 @@ def test_where_keys_are_needed_the_page_asks_for_one_that_suffices(shop: Staged,
             "() => /may not write/.test(document.querySelector('#key-needed [role=alert]').textContent)"
         )
         tell_key(page, both[1])
-        page.wait_for_function("() => /ms after your click/.test(document.getElementById('you').textContent)")
+        page.wait_for_function("() => /s after your click/.test(document.getElementById('you').textContent)")
     finally:
         context.close()
         for key, _ in (reads, both):
