@@ -81,8 +81,9 @@ class Stage:
         try:
             async with asyncio.timeout(READY_WITHIN_S):
                 while (answer := await self.play.ask("/readyz")).status_code != 200:
-                    missing = "; ".join(answer.json().get("missing", [])) or missing
-                    self.play.seen.state = missing[:100]
+                    if lacking := answer.json().get("missing"):
+                        missing = "; ".join(lacking)
+                        self.play.seen.state = f"starting {', '.join(one.partition(':')[0] for one in lacking)}"
                     await asyncio.sleep(0.2)
         except TimeoutError:
             raise Failure(f"not ready within {READY_WITHIN_S:g} s ({missing}): {self._advice()}") from None

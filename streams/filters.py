@@ -49,6 +49,8 @@ class Filters(BaseModel):
             return told
         found = {name: NAMED.fullmatch(str(name)) for name in told}
         named = {name: match["dotted"] or match["bracketed"] or "" for name, match in found.items() if match}
+        if not named and isinstance(told.get("attributes"), str):
+            raise PydanticCustomError("unnamed", "attributes: say which, as attributes.NAME=VALUE")
         if not named:
             return told
         if "attributes" in told or len({*named.values()}) < len(named):

@@ -275,6 +275,8 @@ def test_a_query_that_cannot_be_answered_says_what_to_change(
         ({"q": "a", "words_weight": 0}, 422, "what is given has the weight 0: raise words_weight or image_weight"),
         ({"q": "a", "picture": packed(png(RED)), "words_weight": 0, "image_weight": 0}, 422, "has the weight 0"),
         ({"q": "a", "words_weight": -1}, 422, "words_weight: Input should be greater than or equal to 0"),
+        ({"q": "a", "facets": ["brand", "colour"]}, 422, "facets.1: Input should be 'brand', "),
+        ({"q": "a", "attributes": "colour:red"}, 422, "attributes: say which, as attributes.NAME=VALUE"),
         (
             {"q": "a", "picture": "A" * 14_000_000},
             413,

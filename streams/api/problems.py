@@ -88,8 +88,14 @@ def _refused(request: Request, error: Exception) -> Problem:
 def _malformed(_: Request, error: Exception) -> Problem:
     assert isinstance(error, RequestValidationError)
     errors = [{"at": ".".join(map(str, found["loc"])), "detail": found["msg"]} for found in error.errors()]
-    said = "; ".join(f"{found['at'].rpartition('.')[2]}: {found['detail']}" for found in errors[:5])
+    said = "; ".join(f"{_last_name(found['loc'])}: {found['msg']}" for found in error.errors()[:5])
     return Problem(422, said + ("" if len(errors) <= 5 else f"; and {len(errors) - 5} more"), errors)
+
+
+def _last_name(place: Sequence[int | str]) -> str:
+    """Of what stands there; of one of several, with its number."""
+    parts = [str(part) for part in place]
+    return ".".join(parts[-2:] if isinstance(place[-1], int) else parts[-1:])
 
 
 def _store_away(request: Request, away: Exception) -> Problem:
