@@ -1,14 +1,15 @@
 """Products by words, by a picture, or by both, from two halves: by vectors, of what is meant, and by the very words.
 
 The dense half encodes the query as products are and asks the vector store for the nearest. The lexical half is in
-memory, on the shelf. Their orders are fused by reciprocal rank, with that of what a user would click next, if one is
-named. Where one half cannot answer, the other does alone, and the answer says so.
+memory, on the shelf. Their orders are fused by reciprocal rank. If a user is named, what she would click next stands
+higher among what answers the query equally well. Where one half cannot answer, the other does alone, and the answer
+says so.
 
 In a fused vector of encoders that were not trained, words and pictures lie in directions of their own: there, words
 find products by their words and pictures by their pictures. Once they were aligned, words find pictures without words.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -32,6 +33,7 @@ LOADED_WITHIN_S = 20.0  # a search waits for the model for so long; it takes abo
 LOADED_WITHIN_BESIDE_WORDS_S = 0.05  # or for so long, where the lexical half has found something
 DEPTH = 100  # products of each half that are fused, at least, and of the dense half those that facets count
 SERVER_TURNS = 8  # searches at once, while they wait for a server; what is all in this process only waits for itself
+ALMOST = 0.05  # of the way from the best cosine to the mean one: what is no further answers about as well
 SPARE = 20  # more than a page needs: what sold out a moment ago may be among them
 AWAY = (StillLoading, StoreUnavailable, UnknownSource, UnknownDevice)
 
@@ -51,6 +53,10 @@ class _Halves:
         if self.by_vectors:
             orders["dense"] = [hit.product_id for hit in self.by_vectors(depth)]
         return orders
+
+    def as_close(self, depth: int) -> frozenset[str]:
+        """What has as many of the words as the best one has."""
+        return self.by_words(depth).as_close if self.by_words else frozenset()
 
 
 class Search:
@@ -85,10 +91,10 @@ class Search:
 
         lack  why the shelf cannot be asked; then the dense half answers alone
 
-        The score is 1 for what stands first in every order, and falls with the ranks, which are told beside it. Facets
-        count the listings that have as many of the words as the best one has, no more of them corrected, and the DEPTH
-        that are nearest by vectors, all under the conditions. Encoded and searched by one version of the encoders, the
-        one that serves.
+        The score is 1 for what stands first in every order, and falls with the ranks, which are told beside it; a
+        user's own order moves only what answers equally well, whatever the score. Facets count the listings that have
+        as many of the words as the best one has, no more of them corrected, and the DEPTH that are nearest by vectors,
+        all under the conditions. Encoded and searched by one version of the encoders, the one that serves.
 
         Raises BadQuery, and where neither half can answer StillLoading, StoreUnavailable, and what ended the loading.
         """
@@ -195,7 +201,9 @@ class Search:
         if not is_full:
             return [FoundProduct.of_hit(one, hits[one.thing]) for one in fused[:count]]
         if asked.user is not None and (hers := self._hers(asked.user, fused, halves)):
-            fused = fuse_ranks({**orders, "user": hers}, weights)
+            fused = _moved(
+                fused, fuse_ranks({**orders, "user": hers}, weights), _best(halves.as_close(_depth(count)), hits)
+            )
         return self._shelf.still_there(fused, hits, conditions, count, sold_out=asked.all)
 
     def _hers(self, user_id: str, fused: Sequence[Fused[str]], halves: _Halves) -> list[str]:
@@ -218,6 +226,21 @@ class Search:
         closest = halves.by_words(depth).closest if halves.by_words else None
         nearest = halves.orders(depth).get("dense", [])[:DEPTH]
         return self._shelf.facets(asked.facets, closest, nearest, conditions, sold_out=asked.all)
+
+
+def _best(as_close: frozenset[str], hits: Mapping[str, Hit]) -> Collection[str]:
+    """Those that answer as well as the best does: by the words, or where none has any, by the vectors."""
+    if as_close or not hits:
+        return as_close
+    cosines = [hit.score for hit in hits.values()]
+    least = max(cosines) - ALMOST * (max(cosines) - sum(cosines) / len(cosines))
+    return [product_id for product_id, hit in hits.items() if hit.score >= least]
+
+
+def _moved(plain: Sequence[Fused[str]], hers: Sequence[Fused[str]], best: Collection[str]) -> list[Fused[str]]:
+    """The best keep their places among them, and so do the others; who has which of these is as in her order."""
+    orders = {is_best: iter([one for one in hers if (one.thing in best) is is_best]) for is_best in (True, False)}
+    return [next(orders[one.thing in best]) for one in plain]
 
 
 def _told(away: Exception) -> str:

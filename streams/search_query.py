@@ -40,7 +40,7 @@ class WordsQuery(Filters):
     lexical_weight: Weight = 1.0
     user: Annotated[
         Annotated[Id, Field(pattern=r"^[^\x00]*$")] | None,
-        Field(description="what this user is likely to click stands higher"),
+        Field(description="of what answers equally well, what this user is likely to click stands higher"),
     ] = None
     user_weight: Weight = 0.5
     facets: Annotated[

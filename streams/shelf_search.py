@@ -24,6 +24,7 @@ class FoundByWords(NamedTuple):
 
     product_ids: list[str]  # best first
     closest: Rows  # all that have as many of the words as the best one has, and no more of them corrected
+    as_close: frozenset[str]  # of product_ids, those that are closest
     corrected: dict[str, list[str]]
     unknown: list[str]
     reading: str  # the query as it was understood
@@ -68,7 +69,12 @@ class ShelfSearch:
             found = self._offers.words.find(words, allowed, most, shelf.clicks)
             product_ids = [str(shelf.product_ids[row]) for row in found.rows.tolist()]
         closest = np.flatnonzero(found.closest).astype(np.int32)
-        return FoundByWords(product_ids, closest, found.corrected, found.unknown, found.reading)
+        as_close = frozenset(
+            product_id
+            for product_id, is_closest in zip(product_ids, found.closest[found.rows], strict=True)
+            if is_closest
+        )
+        return FoundByWords(product_ids, closest, as_close, found.corrected, found.unknown, found.reading)
 
     def still_there(
         self, fused: Sequence[Fused[str]], hits: Mapping[str, Hit], conditions: Conditions, most: int, *, sold_out: bool

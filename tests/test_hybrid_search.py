@@ -174,6 +174,13 @@ async def test_what_a_user_is_likely_to_click_stands_higher_for_her(shop: AskedS
     assert (ids(hers), hers["is_personal"]) == (["lamp", "dress", "kettle"], True)
     assert hers["items"][0]["ranks"] == {"lexical": 2, "user": 1}
     assert (await ask(shop, q="steel dress", mode="lexical", user="nobody"))["items"] == plain["items"]
+    for more in ({"mode": "lexical"}, {}):
+        exact = await ask(shop, q="electric kettle", user="ann/1", user_weight=2, **more)
+        assert (ids(exact)[0], exact["is_personal"]) == ("kettle", True), "it alone has both words"
+    near = await ask(shop, q="electric kettle", mode="dense", user="ann/1", user_weight=2)
+    assert ids(near) == ["kettle", "teapot", "lamp", "dress", "card"], (
+        "two are nearest, and of the others the lamp is hers"
+    )
 
 
 async def test_where_no_user_can_be_read_all_find_the_same_and_the_answer_says_so(
