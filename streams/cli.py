@@ -96,13 +96,12 @@ def worker(
     log_level: LogLevel = "INFO",
 ) -> None:
     """Run these roles in one process, in the foreground, until SIGTERM or Ctrl-C (for containers)."""
-    import asyncio
-
     set_up_logging(log_level)
     settings = read_settings()
     from streams.roles import run_roles
+    from streams.worker import run_process
 
-    asyncio.run(run_roles(roles, settings))
+    run_process(run_roles(roles, settings))
 
 
 @app.command(rich_help_panel="Run")

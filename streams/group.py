@@ -22,6 +22,7 @@ from streams.broker import MAX_MESSAGE_BYTES, Broker
 from streams.health import group_id
 from streams.settings import Settings
 
+ENDS_WITHIN_S = 1.0  # a consumer thread
 Agent = Callable[[Any], Awaitable[None]]
 
 
@@ -42,6 +43,11 @@ class _Daemon(WorkerThread):  # type: ignore[misc]
     def __init__(self, service: Any, **more: Any) -> None:
         super().__init__(service, **more)
         self.daemon = True
+
+    def stop(self) -> None:
+        """Wait ENDS_WITHIN_S at most, because this holds up the loop of the process, and so all its roles: the thread
+        has left the group by then, and may still wait for a broker that says nothing."""
+        self.is_stopped.wait(ENDS_WITHIN_S)
 
 
 class _Thread(AIOKafkaConsumerThread):  # type: ignore[misc]

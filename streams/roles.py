@@ -335,4 +335,6 @@ async def run_roles(role_names: Sequence[str], settings: Settings, parts: Parts 
     try:
         await run_worker(roles, settings, parts.publisher)
     finally:
-        await parts.close()
+        closing = asyncio.ensure_future(parts.close())
+        for closed in (await asyncio.wait({closing}, timeout=settings.shutdown_s))[0]:
+            closed.result()

@@ -5,7 +5,9 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 import time
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from aiokafka.errors import KafkaError
@@ -18,6 +20,7 @@ from streams.topics import topic_names
 log = logging.getLogger(__name__)
 
 STATUS_EVERY_S = 1.0
+LEFT_BEHIND_AFTER_S = 5.0
 
 
 class Runnable(Protocol):
@@ -30,6 +33,39 @@ class Runnable(Protocol):
     def status(self) -> dict[str, Any]:
         """state, reason, events, lag, oldest_unprocessed_s, dead_letters, details."""
         ...
+
+
+def run_process(main: Coroutine[Any, Any, None]) -> None:
+    """As asyncio.run, in a process that ends with it, and waits LEFT_BEHIND_AFTER_S at most for what main has left:
+    Faust swallows its cancellation, and threads wait for a broker that says nothing.
+
+    The exit code is then 0, or 1 if main has raised; what it raised is logged.
+    """
+    failure: list[BaseException] = []
+
+    def leave() -> None:
+        log.warning(
+            "left behind what did not end after_s=%s", LEFT_BEHIND_AFTER_S, exc_info=failure[0] if failure else None
+        )
+        logging.shutdown()
+        os._exit(1 if failure else 0)
+
+    last = threading.Timer(LEFT_BEHIND_AFTER_S, leave)
+    last.daemon = True
+
+    async def run() -> None:
+        try:
+            await main
+        except BaseException as error:
+            failure.append(error)
+            raise
+        finally:
+            last.start()
+
+    try:
+        asyncio.run(run())
+    finally:
+        last.cancel()
 
 
 async def run_worker(roles: dict[str, Runnable], settings: Settings, publisher: Publisher) -> None:

@@ -101,7 +101,6 @@ async function found(title, question) {
   $("found-title").textContent = title;
   $("found").ariaBusy = "true"; // what stands there was found before
   $("found-note").hidden = true;
-  isShort = false;
   const answer = await latest(question);
   if (answer === undefined) return null;
   $("found").ariaBusy = "false";
@@ -222,6 +221,7 @@ async function product(productId) {
 function go() {
   const [kind, first = "", second] = location.hash.slice(2).split("/").map(decoded);
   const file = photos.get(second);
+  isShort = false;
   if (kind === "p" && first) product(first);
   else if (kind === "s" && (first || file)) lookFor(first, file);
   else start();
@@ -283,6 +283,10 @@ for (const link of document.querySelectorAll('a[href="#/"]')) {
     open("#/");
   });
 }
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // its address would be a place of the shop
+  $("found").querySelector("button")?.focus();
+});
 $("by-taste").addEventListener("change", go);
 addEventListener("hashchange", go);
 demo({ visit, search }).then((there) => {

@@ -282,6 +282,9 @@ def test_what_sells_out_disappears_from_the_list(shop: Staged, page: Any) -> Non
 def test_it_can_be_used_by_keyboard_and_on_a_narrow_screen(page: Any) -> None:
     page.set_viewport_size({"width": 360, "height": 700})
     assert page.evaluate("() => document.documentElement.scrollWidth <= 360"), "nothing stands beyond the edge"
+    page.locator(".skip").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("() => document.activeElement.matches('#found li:first-child button')")
     page.locator("#words").focus()
     page.keyboard.type("lamp")
     page.keyboard.press("Enter")
