@@ -15,7 +15,7 @@ after it. Here it is decided whether it may (`Replays.why_not`), from what the r
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kafka.errors import KafkaError
@@ -89,14 +89,8 @@ class Replays:
     ) -> tuple[list[tuple[DeadLetter, Settled | None]], int]:
         """The first `most` letters of these topics that are open, as `held` has them, and how many more there are; of
         those nothing is kept in memory but the place."""
-        first: dict[Place, DeadLetter] = {}
-        others: set[Place] = set()
-        for letter in self._open(topics, reason):
-            if letter.place in first or (len(first) < most and letter.place not in others):
-                first[letter.place] = letter
-            else:
-                others.add(letter.place)
-        return [(letter, None) for letter in first.values()], len(others)
+        first, _, left = self._first(topics, reason, most, lambda _: None)
+        return [(letter, None) for letter in first], left
 
     def replay_first(
         self, topics: Sequence[str], *, reason: str | None, most: int, anyway: bool = False
@@ -104,21 +98,11 @@ class Replays:
         """As `replay`, of the first `most` open letters of these topics that may be; and how many open ones it did not
         come to. Those that may not be stand in nobody's way."""
         self._topic_ids = {}
-        chosen: dict[Place, DeadLetter] = {}
-        refused: dict[Place, Refused] = {}
-        others: set[Place] = set()
-        for letter in self._open(topics, reason):
-            place = letter.place
-            if len(chosen) >= most and place not in chosen and place not in refused:
-                others.add(place)
-            elif why := self.why_not(letter, None, anyway=anyway):
-                refused[place] = Refused(place, why)
-                chosen.pop(place, None)
-            else:
-                chosen[place] = letter
-                refused.pop(place, None)
-        self._publish([*chosen.values()])
-        return Replayed([*chosen], [*refused.values()]), len(others)
+        first, refused, left = self._first(
+            topics, reason, most, lambda letter: self.why_not(letter, None, anyway=anyway)
+        )
+        self._publish(first)
+        return Replayed([letter.place for letter in first], refused), left
 
     def replay(self, held: Sequence[tuple[DeadLetter, Settled | None]], *, anyway: bool = False) -> Replayed:
         """Those that may be are on their topic again, confirmed by the broker, and settled; the others are told why
@@ -162,11 +146,28 @@ class Replays:
         since = time.time() - self._settings.topic_retention_days * 86_400
         return (letter for letter in read_dead_letters(self._broker, list(topics)) if letter.given_up_at > since)
 
-    def _open(self, topics: Sequence[str], reason: str | None) -> Iterator[DeadLetter]:
+    def _first(
+        self, topics: Sequence[str], reason: str | None, most: int, why_not: Callable[[DeadLetter], str | None]
+    ) -> tuple[list[DeadLetter], list[Refused], int]:
+        """The first `most` open letters that may be, those that may not be, and how many it did not come to."""
         settled = self.letters.settled()
+        first: dict[Place, DeadLetter] = {}
+        refused: dict[Place, Refused] = {}
+        others: set[Place] = set()
         for letter in self._kept(topics):
-            if _fits(letter, reason) and settlement_of(letter.place, letter.given_up_at, settled) is None:
-                yield letter
+            place = letter.place
+            if not _fits(letter, reason) or settlement_of(place, letter.given_up_at, settled) is not None:
+                continue
+            is_known = place in first or place in refused  # it was given up again
+            if not is_known and (len(first) >= most or place in others):
+                others.add(place)
+            elif why := why_not(letter):
+                refused[place] = Refused(place, why)
+                first.pop(place, None)
+            else:
+                first[place] = letter
+                refused.pop(place, None)
+        return [*first.values()], [*refused.values()], len(others)
 
     # --- what the rows know --------------------------------------------------------------------------------------
 

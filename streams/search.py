@@ -9,7 +9,7 @@ In a fused vector of encoders that were not trained, words and pictures lie in d
 find products by their words and pictures by their pictures. Once they were aligned, words find pictures without words.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -54,9 +54,15 @@ class _Halves:
             orders["dense"] = [hit.product_id for hit in self.by_vectors(depth)]
         return orders
 
-    def as_close(self, depth: int) -> frozenset[str]:
-        """What has as many of the words as the best one has."""
-        return self.by_words(depth).as_close if self.by_words else frozenset()
+    def best(self, depth: int) -> frozenset[str]:
+        """Those that answer as well as the best does: by the words, or where none has any, by the vectors."""
+        if self.by_words and (found := self.by_words(depth)).as_close:
+            return frozenset(found.product_ids[: found.as_close])
+        hits = self.by_vectors(depth) if self.by_vectors else ()
+        cosines = [hit.score for hit in hits] or [0.0]
+        nearest = max(cosines)
+        least = nearest - ALMOST * (nearest - sum(cosines) / len(cosines))
+        return frozenset(hit.product_id for hit in hits if hit.score >= least)
 
 
 class Search:
@@ -201,9 +207,7 @@ class Search:
         if not is_full:
             return [FoundProduct.of_hit(one, hits[one.thing]) for one in fused[:count]]
         if asked.user is not None and (hers := self._hers(asked.user, fused, halves)):
-            fused = _moved(
-                fused, fuse_ranks({**orders, "user": hers}, weights), _best(halves.as_close(_depth(count)), hits)
-            )
+            fused = _moved(fused, fuse_ranks({**orders, "user": hers}, weights), halves.best(_depth(count)))
         return self._shelf.still_there(fused, hits, conditions, count, sold_out=asked.all)
 
     def _hers(self, user_id: str, fused: Sequence[Fused[str]], halves: _Halves) -> list[str]:
@@ -228,16 +232,7 @@ class Search:
         return self._shelf.facets(asked.facets, closest, nearest, conditions, sold_out=asked.all)
 
 
-def _best(as_close: frozenset[str], hits: Mapping[str, Hit]) -> Collection[str]:
-    """Those that answer as well as the best does: by the words, or where none has any, by the vectors."""
-    if as_close or not hits:
-        return as_close
-    cosines = [hit.score for hit in hits.values()]
-    least = max(cosines) - ALMOST * (max(cosines) - sum(cosines) / len(cosines))
-    return [product_id for product_id, hit in hits.items() if hit.score >= least]
-
-
-def _moved(plain: Sequence[Fused[str]], hers: Sequence[Fused[str]], best: Collection[str]) -> list[Fused[str]]:
+def _moved(plain: Sequence[Fused[str]], hers: Sequence[Fused[str]], best: frozenset[str]) -> list[Fused[str]]:
     """The best keep their places among them, and so do the others; who has which of these is as in her order."""
     orders = {is_best: iter([one for one in hers if (one.thing in best) is is_best]) for is_best in (True, False)}
     return [next(orders[one.thing in best]) for one in plain]

@@ -24,7 +24,7 @@ class FoundByWords(NamedTuple):
 
     product_ids: list[str]  # best first
     closest: Rows  # all that have as many of the words as the best one has, and no more of them corrected
-    as_close: frozenset[str]  # of product_ids, those that are closest
+    as_close: int  # so many of product_ids, the first, are among them
     corrected: dict[str, list[str]]
     unknown: list[str]
     reading: str  # the query as it was understood
@@ -69,11 +69,7 @@ class ShelfSearch:
             found = self._offers.words.find(words, allowed, most, shelf.clicks)
             product_ids = [str(shelf.product_ids[row]) for row in found.rows.tolist()]
         closest = np.flatnonzero(found.closest).astype(np.int32)
-        as_close = frozenset(
-            product_id
-            for product_id, is_closest in zip(product_ids, found.closest[found.rows], strict=True)
-            if is_closest
-        )
+        as_close = int(found.closest[found.rows].sum())
         return FoundByWords(product_ids, closest, as_close, found.corrected, found.unknown, found.reading)
 
     def still_there(

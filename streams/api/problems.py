@@ -87,8 +87,9 @@ def _refused(request: Request, error: Exception) -> Problem:
 
 def _malformed(_: Request, error: Exception) -> Problem:
     assert isinstance(error, RequestValidationError)
-    errors = [{"at": ".".join(map(str, found["loc"])), "detail": found["msg"]} for found in error.errors()]
-    said = "; ".join(f"{_last_name(found['loc'])}: {found['msg']}" for found in error.errors()[:5])
+    faults = error.errors()
+    errors = [{"at": ".".join(map(str, found["loc"])), "detail": found["msg"]} for found in faults]
+    said = "; ".join(f"{_last_name(found['loc'])}: {found['msg']}" for found in faults[:5])
     return Problem(422, said + ("" if len(errors) <= 5 else f"; and {len(errors) - 5} more"), errors)
 
 
