@@ -6,6 +6,7 @@ import { attempt, card, element, STARTING, tell } from "./page.js";
 import { seconds, watch } from "./strip.js";
 
 const EVERY_MS = 2000;
+const LETTERS = "/v1/dead-letters";
 const HOPS = [ // role, how the names of its details begin, and what they time
   ["clicks", "click_to_list", "from a click to its list"],
   ["index", "product_to_vectors", "from a product to where it is found by picture and words"],
@@ -76,7 +77,7 @@ async function draw(path, query, drawing) {
 
 async function look() {
   if (!document.hidden) {
-    await draw("/v1/dead-letters", {}, letters);
+    await draw(LETTERS, {}, letters);
     await draw("/v1/status", {}, (status) => { figures(status); freshness(status); roles(status); });
   }
   setTimeout(look, EVERY_MS);
@@ -100,12 +101,12 @@ function reasonOf({ topic, reason, newest }) {
 
 function buttonsOf({ topic, reason, open }) {
   const settle = async (what, body, say) => {
-    const path = `/v1/dead-letters/${what}`;
+    const path = `${LETTERS}/${what}`;
     const done = await attempt(path, () => ask(path, { body: { topic, reason, ...body } }));
     if (!done || done === STARTING) return;
     say(done);
-    drawn.delete("/v1/dead-letters");
-    draw("/v1/dead-letters", {}, letters);
+    drawn.delete(LETTERS);
+    draw(LETTERS, {}, letters);
   };
   const replay = (anyway) => settle("replay", { anyway }, ({ replayed, refused }) => {
     tell(`${replayed.length} replayed, ${refused.length} refused`);

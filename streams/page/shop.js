@@ -48,7 +48,7 @@ async function start() {
   $("words").value = "";
   $("welcome").hidden = false;
   const question = () => ask("/v1/trending", { limit: SHOWN });
-  let answer = await found("Rising now", question);
+  let answer = await found("Rising now", question, "nothing yet");
   let shown = answer;
   while (answer) { // a shop that has just opened fills while one looks on
     if ($("samples").hidden) samples(answer.items);
@@ -97,14 +97,14 @@ function samples(items) {
   }));
 }
 
-async function found(title, question) {
+async function found(title, question, nothing = "nothing found") {
   $("found-title").textContent = title;
   $("found").ariaBusy = "true"; // what stands there was found before
   $("found-note").hidden = true;
   const answer = await latest(question);
   if (answer === undefined) return null;
   $("found").ariaBusy = "false";
-  show($("found"), answer?.items ?? [], answer ? "nothing found" : "no answer");
+  show($("found"), answer?.items ?? [], answer ? nothing : "no answer");
   return answer;
 }
 
@@ -173,6 +173,7 @@ async function product(productId) {
   if (offer === null) leave();
   if (!offer) return;
   document.title = `${offer.title} · Freshet`;
+  $("taste").hidden = true; // what was found stays below, and is not asked again from here
   const stock = element("p");
   const buttons = element("div", { className: "buttons" });
   opened = { id: productId, from: cameFrom.get(productId), isListable: offer.listable, draw(isListable) {
